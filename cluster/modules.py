@@ -1,0 +1,142 @@
+"""Building `nn.Module`s and moving their weights; weights are data, never code."""
+
+import importlib
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from cluster.errors import CoffeyError, SpecError
+from cluster.models import InputConfig, ModelConfig, ModelSourceError
+from cluster.shards.schema import LABEL, ROW
+
+
+class FactoryError(SpecError):
+    """The factory cannot build the model."""
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(reference, reason)
+        self.reference, self.reason = reference, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reference}: {self.reason}. Expected a callable that returns a torch.nn.Module when given the "
+            "`arguments`."
+        )
+
+
+class WeightsError(CoffeyError):
+    """The weights are not those of the model."""
+
+    exit_code = 5
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: {self.reason}. Expected the safetensors of exactly this model; "
+            "check `model`, `arguments` and `weights` against each other."
+        )
+
+
+def build_module(model: ModelConfig) -> nn.Module:
+    """Import the factory and call it.
+
+    Raises:
+        ModelSourceError: the module or the name in it does not exist.
+        FactoryError: the call fails, or returns something else than a module.
+    """
+    module_name, _, attribute = model.factory.partition(":")
+    try:
+        factory = importlib.import_module(module_name)
+        for name in attribute.split("."):
+            factory = getattr(factory, name)
+    except (ImportError, AttributeError) as error:
+        raise ModelSourceError(model.factory, str(error)) from error
+    try:
+        module = factory(**model.arguments)  # type: ignore[operator]
+    except Exception as error:
+        raise FactoryError(model.factory, f"{type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise FactoryError(model.factory, f"returned {type(module).__name__}")
+    return module
+
+
+def in_fast_layout(module: nn.Module) -> nn.Module:
+    """Return the module in `channels_last` if it convolves images: twice as fast on CPUs, and no slower on GPUs."""
+    if any(parameter.dim() == 4 for parameter in module.parameters()):
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module
+
+
+def save_weights(module: nn.Module) -> bytes:
+    """Return the parameters and buffers as safetensors, contiguous and on the CPU."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(state)
+
+
+def load_weights(module: nn.Module, body: bytes, *, where: str) -> None:
+    """Copy safetensors into `module`.
+
+    Raises:
+        WeightsError: the bytes are no safetensors, or their names or shapes are not the module's.
+    """
+    try:
+        module.load_state_dict(safetensors.torch.load(body), strict=True)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(where, f"not a safetensors file ({error})") from error
+    except RuntimeError as error:
+        raise WeightsError(where, " ".join(str(error).split())[:400]) from error
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Return the number of trained values."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def input_array(arrays: Mapping[str, np.ndarray], config: InputConfig) -> np.ndarray:
+    """Return the column that a model reads, as stored; `[rows, *shape]`.
+
+    Raises:
+        InputColumnError: the data set has no such column, or several and none is named.
+    """
+    candidates = [name for name in arrays if name not in (LABEL, ROW) and "." not in name]
+    if config.column is None and len(candidates) == 1:
+        return arrays[candidates[0]]
+    if config.column not in candidates:
+        raise InputColumnError(str(config.column), ", ".join(candidates))
+    return arrays[config.column]
+
+
+def to_inputs(array: np.ndarray, config: InputConfig) -> torch.Tensor:
+    """Return a stored column as the model's float32 input `[rows, *shape]`."""
+    scale = config.scale if config.scale is not None else (1 / 255 if array.dtype == np.uint8 else 1.0)
+    inputs = torch.from_numpy(np.require(array, requirements="W")).to(torch.float32)
+    if config.shape is not None:
+        inputs = inputs.reshape(len(array), *config.shape)
+    per_channel = (-1,) + (1,) * (inputs.dim() - 2)
+    mean, std = (
+        value if isinstance(value, float) else torch.tensor(value).reshape(per_channel)
+        for value in (config.mean, config.std)
+    )
+    if scale != 1.0:
+        inputs = inputs * scale
+    if config.mean != 0.0 or config.std != 1.0:
+        inputs = (inputs - mean) / std
+    return inputs
+
+
+class InputColumnError(SpecError):
+    """A model asks for a column that is not there, or does not say which of several."""
+
+    def __init__(self, column: str, columns: str) -> None:
+        super().__init__(column, columns)
+        self.column, self.columns = column, columns
+
+    def __str__(self) -> str:
+        return f"inputs.column is {self.column}; the data set has {self.columns}. Name one of them."

@@ -1,0 +1,136 @@
+"""A data set in the store: numbered input shards and one record that names them all."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from cluster.config import Config
+from cluster.identity import digest_of
+from cluster.shards.compression import Compression
+from cluster.shards.encoding import decode_shard, encode_shard
+from cluster.shards.records import BadRecordError, publish_record, read_record
+from cluster.shards.schema import LABEL, NO_LABEL, Column, Digest, Identity, columns_of
+from cluster.shards.verified import ShardCorruptError, fetch_verified
+from cluster.storage.protocol import ObjectStore
+
+
+class ShardEntry(Config):
+    """One input shard: how many rows, how many bytes, which bytes."""
+
+    rows: Annotated[int, Field(ge=1)]
+    num_bytes: Annotated[int, Field(ge=1)]
+    digest: Digest
+
+
+class DatasetRecord(Config):
+    """`dataset.json`: written last, so a data set exists only when all of its shards do."""
+
+    version: Annotated[int, Field(ge=1, le=1)] = 1
+    identity: Identity
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of their indices."""
+    labelled_rows: Annotated[int, Field(ge=0)]
+    shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+
+class Dataset:
+    """Reads the input shards of one data set."""
+
+    def __init__(self, store: ObjectStore, record: DatasetRecord) -> None:
+        self.store, self.record = store, record
+
+    @classmethod
+    def open(cls, store: ObjectStore, identity: str) -> "Dataset":
+        """Open the data set.
+
+        Raises:
+            ObjectMissingError: it is not there, or not complete.
+            BadRecordError: its record is of another data set.
+        """
+        return cls(store, _checked(store, read_record(store, dataset_key(identity), DatasetRecord), identity))
+
+    def read(self, number: int) -> dict[str, np.ndarray]:
+        """Return the columns of shard `number`, verified; `[rows, *shape]` each, read-only."""
+        entry = self.record.shards[number]
+        key = shard_key(self.record.identity, number)
+        body = fetch_verified(self.store, key, digest=entry.digest, num_bytes=entry.num_bytes)
+        return decode_shard(body, self.record.columns, rows=entry.rows, where=f"{self.store.uri}/{key}")
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self.read(number) for number in range(len(self.record.shards)))
+
+
+def write_dataset(
+    store: ObjectStore,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    identity: str,
+    classes: tuple[str, ...],
+    shard_rows: int,
+    compression: Compression,
+) -> DatasetRecord:
+    """Write `arrays` (each `[rows, *shape]`) as shards of `shard_rows` rows, in their order, and then the record.
+
+    Raises:
+        ShardCorruptError: an earlier attempt left a shard that holds something else.
+        BadRecordError: there is a record, and it is of another data set.
+    """
+    rows = len(next(iter(arrays.values())))
+    entries = []
+    for number, start in enumerate(range(0, rows, shard_rows)):
+        part = {name: array[start : start + shard_rows] for name, array in arrays.items()}
+        entries.append(_publish_shard(store, shard_key(identity, number), part, compression=compression))
+    record = DatasetRecord(
+        identity=identity,
+        columns=columns_of(arrays),
+        classes=classes,
+        labelled_rows=int(np.count_nonzero(arrays[LABEL] != NO_LABEL)),
+        shards=tuple(entries),
+    )
+    return _checked(store, publish_record(store, dataset_key(identity), record), identity)
+
+
+def dataset_key(identity: str) -> str:
+    """Return the key of the record."""
+    return f"datasets/{identity}/dataset.json"
+
+
+def shard_key(identity: str, number: int) -> str:
+    """Return the key of an input shard."""
+    return f"datasets/{identity}/{number:08d}.arrow"
+
+
+def _publish_shard(
+    store: ObjectStore, key: str, arrays: Mapping[str, np.ndarray], *, compression: Compression
+) -> ShardEntry:
+    rows = len(next(iter(arrays.values())))
+    body: bytes | memoryview = encode_shard(arrays, compression=compression)
+    if not store.put_if_absent(key, body):
+        # An earlier attempt wrote it, and a record may name its bytes, which another version of Arrow or of a codec can
+        # make differ from ours. So they stay, and it is they that we describe.
+        body = _same_rows(store.get(key), arrays, where=f"{store.uri}/{key}")
+    return ShardEntry(rows=rows, num_bytes=len(body), digest=digest_of(body))
+
+
+def _same_rows(body: memoryview, arrays: Mapping[str, np.ndarray], *, where: str) -> memoryview:
+    columns = columns_of(arrays)
+    found = decode_shard(body, columns, rows=len(arrays[columns[0].name]), where=where)
+    for name, array in arrays.items():
+        if found[name].tobytes() != array.tobytes():
+            raise ShardCorruptError(where, f"other values in {name}", "those of the source")
+    return body
+
+
+def _checked(store: ObjectStore, record: DatasetRecord, identity: str) -> DatasetRecord:
+    if record.identity != identity:
+        where = f"{store.uri}/{dataset_key(identity)}"
+        raise BadRecordError(where, f"it describes the data set {record.identity}, not {identity}")
+    return record

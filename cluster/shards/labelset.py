@@ -1,0 +1,206 @@
+"""A label set: one teacher's outputs for one data set, shard by shard, in the numbering of the input shards.
+
+Commit protocol. The whole shard is encoded in memory, written under its own digest (repeating that is harmless), and
+then committed by a record that is put only if absent. Whoever loses that race reads the winner's record and is content:
+both describe the same rows of the same teacher. So a retry, a zombie, a second job and a lost response all end the same
+way, with every row exactly once, and nothing needs a lease or a lock. When every number is committed, anyone may seal.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from cluster.config import Config
+from cluster.errors import DataError
+from cluster.identity import digest_of, identity_of
+from cluster.shards.compression import Compression
+from cluster.shards.encoding import decode_shard, encode_shard
+from cluster.shards.records import BadRecordError, publish_record, read_record
+from cluster.shards.schema import Column, Digest, Identity, columns_of
+from cluster.shards.verified import fetch_verified
+from cluster.storage.protocol import ObjectMissingError, ObjectStore
+
+RECIPE = 1
+LOGITS = "logits"
+
+_COMMIT_KEY = re.compile(r"commits/([0-9]{8})\.json")
+
+
+class LabelSetRecord(Config):
+    """`labelset.json`: everything that determines the labels. Its hash is the set's identity."""
+
+    version: Annotated[int, Field(ge=1, le=1)] = 1
+    teacher: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+    teacher_identity: Identity
+    dataset: Identity
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    compression: Compression = "none"
+
+    @property
+    def identity(self) -> str:
+        """Identity of the set; the teacher's name is for people."""
+        return identity_of("labelset", RECIPE, self.model_dump(mode="json", exclude={"version", "teacher"}))
+
+    @property
+    def prefix(self) -> str:
+        """Where the set lies in the store."""
+        return f"labels/{self.dataset}/{self.teacher}-{self.identity}"
+
+
+class Commit(Config):
+    """The record that makes one label shard exist."""
+
+    version: Annotated[int, Field(ge=1, le=1)] = 1
+    labelset: Identity
+    number: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=1)]
+    num_bytes: Annotated[int, Field(ge=1)]
+    digest: Digest
+    columns: tuple[Column, ...]
+    statistics: dict[str, float] = {}
+
+
+class Manifest(Config):
+    """The seal: every commit of a complete set in one record."""
+
+    version: Annotated[int, Field(ge=1, le=1)] = 1
+    labelset: Identity
+    commits: tuple[Commit, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards."""
+        return sum(commit.rows for commit in self.commits)
+
+
+class ForeignLabelsError(DataError):
+    """Labels that belong to another teacher, or another data set, lie where ours should."""
+
+    def __init__(self, where: str, found: str, expected: str) -> None:
+        super().__init__(where, found, expected)
+        self.where, self.found, self.expected = where, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: these labels belong to {self.found}, expected {self.expected}. They were copied or moved "
+            "there. Remove the directory and run the job again: the teacher labels anew."
+        )
+
+
+class LabelSet:
+    """Reads and writes one label set."""
+
+    def __init__(self, store: ObjectStore, record: LabelSetRecord) -> None:
+        self.store, self.record = store, record
+        self.identity, self._prefix = record.identity, record.prefix
+        self._commits: dict[int, Commit] = {}
+
+    @classmethod
+    def create(cls, store: ObjectStore, record: LabelSetRecord) -> "LabelSet":
+        """Open the set for writing, and write its description if nobody has.
+
+        Raises:
+            ForeignLabelsError: the description that is there is of other labels.
+        """
+        where = f"{record.prefix}/labelset.json"
+        found = publish_record(store, where, record)
+        if found.identity != record.identity:
+            raise ForeignLabelsError(f"{store.uri}/{where}", found.identity, record.identity)
+        return cls(store, record)
+
+    def encode(self, arrays: Mapping[str, np.ndarray]) -> bytes:
+        """Return the bytes of a shard with exactly the set's columns."""
+        assert columns_of(arrays) == self.record.columns, "outputs are checked before they are encoded"  # noqa: S101
+        return encode_shard(arrays, compression=self.record.compression)
+
+    def commit(self, number: int, body: bytes, *, rows: int, statistics: Mapping[str, float]) -> Commit:
+        """Publish an encoded shard and return the record that counts: ours, or that of whoever was first."""
+        digest = digest_of(body)
+        self.store.put(self._data_key(digest), body)
+        commit = Commit(
+            labelset=self.identity,
+            number=number,
+            rows=rows,
+            num_bytes=len(body),
+            digest=digest,
+            columns=self.record.columns,
+            statistics=dict(statistics),
+        )
+        key = self._commit_key(number)
+        return self._checked(publish_record(self.store, key, commit), number, key)
+
+    def committed(self, number: int) -> Commit | None:
+        """Return the record of shard `number`, or None while it is not committed."""
+        key = self._commit_key(number)
+        if number not in self._commits and self.store.exists(key):
+            self._commits[number] = self._checked(read_record(self.store, key, Commit), number, key)
+        return self._commits.get(number)
+
+    def committed_numbers(self) -> set[int]:
+        """Return the numbers of all committed shards, from one listing."""
+        keys = (stat.key.removeprefix(f"{self._prefix}/") for stat in self.store.list(f"{self._prefix}/commits/"))
+        return {int(match[1]) for key in keys if (match := _COMMIT_KEY.fullmatch(key))}
+
+    def read(self, number: int) -> dict[str, np.ndarray]:
+        """Return the columns of a committed shard, verified; `[rows, *shape]` each, read-only."""
+        commit = self._commit_of(number)
+        key = self._data_key(commit.digest)
+        body = fetch_verified(self.store, key, digest=commit.digest, num_bytes=commit.num_bytes)
+        return decode_shard(body, self.record.columns, rows=commit.rows, where=f"{self.store.uri}/{key}")
+
+    def is_sealed(self) -> bool:
+        """Return whether the manifest exists."""
+        return self.store.exists(manifest_key(self.record))
+
+    def seal(self, num_shards: int) -> Manifest:
+        """Write the manifest of a set whose shards are all committed; anyone may, the first one counts.
+
+        Raises:
+            ObjectMissingError: a shard is not committed.
+            ForeignLabelsError: there is a manifest, and it is of other labels.
+        """
+        commits = tuple(self._commit_of(number) for number in range(num_shards))
+        manifest = Manifest(labelset=self.identity, commits=commits)
+        return self._checked_manifest(publish_record(self.store, manifest_key(self.record), manifest))
+
+    def load_manifest(self) -> Manifest:
+        """Read the seal; afterwards no commit record has to be read one by one."""
+        manifest = self._checked_manifest(read_record(self.store, manifest_key(self.record), Manifest))
+        self._commits = dict(enumerate(manifest.commits))
+        return manifest
+
+    def _commit_of(self, number: int) -> Commit:
+        commit = self.committed(number)
+        if commit is None:
+            raise ObjectMissingError(self.store.uri, self._commit_key(number))
+        return commit
+
+    def _checked_manifest(self, manifest: Manifest) -> Manifest:
+        key = manifest_key(self.record)
+        if manifest.labelset != self.identity:
+            raise ForeignLabelsError(f"{self.store.uri}/{key}", manifest.labelset, self.identity)
+        for number, commit in enumerate(manifest.commits):
+            self._checked(commit, number, key)
+        return manifest
+
+    def _checked(self, commit: Commit, number: int, key: str) -> Commit:
+        where = f"{self.store.uri}/{key}"
+        if commit.labelset != self.identity:
+            raise ForeignLabelsError(where, commit.labelset, self.identity)
+        if commit.number != number or commit.columns != self.record.columns:
+            raise BadRecordError(where, f"it describes shard {commit.number} with {commit.columns}, not {number}")
+        return commit
+
+    def _commit_key(self, number: int) -> str:
+        return f"{self._prefix}/commits/{number:08d}.json"
+
+    def _data_key(self, digest: str) -> str:
+        return f"{self._prefix}/data/{digest}.arrow"
+
+
+def manifest_key(record: LabelSetRecord) -> str:
+    """Return the key of the seal."""
+    return f"{record.prefix}/manifest.json"

@@ -1,0 +1,56 @@
+"""JSON records of the store: read once, validated, refused when they are not what their key says."""
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from cluster.config import Config
+from cluster.errors import DataError
+from cluster.identity import canonical_json
+from cluster.storage.protocol import ObjectStore
+
+_MAX_RECORD_BYTES = 64 * 1024 * 1024
+
+RecordT = TypeVar("RecordT", bound=Config)
+
+
+class BadRecordError(DataError):
+    """A record in the store cannot be read as what it should be."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: {self.reason}. Expected a record of this version of Coffey. Remove the directory it stands "
+            "in and run the job again, or point the job to another store."
+        )
+
+
+def read_record(store: ObjectStore, key: str, model: type[RecordT]) -> RecordT:
+    """Return the record at `key`.
+
+    Raises:
+        ObjectMissingError: there is none.
+        BadRecordError: it is not a `model`.
+    """
+    body = store.get(key)
+    where = f"{store.uri}/{key}"
+    if len(body) > _MAX_RECORD_BYTES:
+        raise BadRecordError(where, f"{len(body)} bytes are more than a record may have ({_MAX_RECORD_BYTES})")
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadRecordError(where, f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}") from error
+
+
+def publish_record(store: ObjectStore, key: str, record: RecordT) -> RecordT:
+    """Write `record` unless one is there, and return the one that is there now: ours, or that of whoever was first.
+
+    Both describe the same result, because the key holds the identity of everything that determines it.
+    """
+    if store.put_if_absent(key, canonical_json(record)):
+        return record
+    return read_record(store, key, type(record))
