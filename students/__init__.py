@@ -1,0 +1,1 @@
+"""Consumers of soft labels: fusion, objectives, batches, the training loop, evaluation, export."""

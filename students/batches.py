@@ -1,0 +1,145 @@
+"""From the store to batches on a device: input shards zipped with the label shards of the same number."""
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+
+import numpy as np
+import torch
+
+from cluster.errors import TrainingError
+from cluster.modules import input_array, to_inputs
+from cluster.shards.calibration import temperature_of
+from cluster.shards.dataset import Dataset
+from cluster.shards.labelset import LOGITS, LabelSet
+from cluster.shards.order import EpochOrder, lanes_of_worker
+from cluster.shards.reader import prefetched, read_batches
+from cluster.shards.schema import LABEL, Column
+from cluster.storage.protocol import ObjectStore
+from students.fusion import fuse
+from students.objectives.objective import Batch
+from students.spec import OrderConfig
+from students.task import Execution, Target, TrainingTask
+
+_POLL_S = 0.1
+_READ_AHEAD = 2
+_LARGEST_WINDOW_ROWS = 8192
+_WINDOWS_BYTES = 256 * 1024 * 1024
+"""Memory for the windows of all lanes, counting input columns alone, so that another teacher changes no order."""
+
+
+class LabelsLateError(TrainingError):
+    """Training follows a label set that has stopped growing."""
+
+    def __init__(self, where: str, number: int, timeout_s: float) -> None:
+        super().__init__(where, number, timeout_s)
+        self.where, self.number, self.timeout_s = where, number, timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: shard {self.number} was not committed within {self.timeout_s:.0f} s. Training follows the "
+            "teachers and these have stopped; see what they say, then run the same command again: it continues."
+        )
+
+
+class TrainingData:
+    """One worker's share of a task's batches."""
+
+    def __init__(
+        self, store: ObjectStore, task: TrainingTask, execution: Execution, *, rank: int, world_size: int
+    ) -> None:
+        self._store, self._task, self._execution = store, task, execution
+        self._dataset = Dataset.open(store, task.dataset)
+        self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
+        parts = task.targets.parts if task.targets else ()
+        self._label_sets = [_open_labels(store, part) for part in parts]
+        self._weights = [part.weight for part in parts]
+        self._temperatures = [temperature_of(store, part.calibration) for part in parts]
+        record = self._dataset.record
+        self.labelled_share = record.labelled_rows / record.rows
+
+    def order(self, epoch: int) -> EpochOrder:
+        """Return the order of one epoch."""
+        return epoch_order(
+            self._dataset, self._task.order, batch_size=self._task.batch_size, seed=self._task.seed, epoch=epoch
+        )
+
+    def batches(self, *, first_step: int, device: torch.device) -> Generator[Batch]:
+        """Yield this worker's part of every global batch from `first_step` of the whole training on, read ahead."""
+        return prefetched(self._converted(self._read_from(first_step), device), depth=_READ_AHEAD)
+
+    def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        # One stream over all epochs: the first batch of an epoch is read while the last one is learnt from.
+        first_epoch, step = divmod(first_step, self.order(0).num_steps)
+        for epoch in range(first_epoch, self._task.epochs):
+            yield from read_batches(self._read_shard, self.order(epoch), lanes=self._lanes, first_step=step)
+            step = 0
+
+    def _converted(self, read: Iterator[dict[str, np.ndarray]], device: torch.device) -> Iterator[Batch]:
+        # This body runs in the read-ahead thread, where torch would take every core for itself.
+        torch.set_num_threads(1)
+        for arrays in read:
+            yield self._batch(arrays, device)
+
+    def _batch(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> Batch:
+        config = self._task.model.inputs
+        inputs = to_inputs(input_array(arrays, config), config)
+        labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
+        targets = self._target_logits(arrays)
+        return Batch(
+            inputs.to(device, non_blocking=True),
+            labels.to(device, non_blocking=True),
+            None if targets is None else targets.to(device, non_blocking=True),
+        )
+
+    def _target_logits(self, arrays: Mapping[str, np.ndarray]) -> torch.Tensor | None:
+        if self._task.targets is None:
+            return None
+        logits = [torch.from_numpy(arrays[_target_name(place)]) for place in range(len(self._label_sets))]
+        return fuse(logits, combine=self._task.targets.combine, weights=self._weights, temperatures=self._temperatures)
+
+    def _read_shard(self, number: int) -> dict[str, np.ndarray]:
+        arrays = self._dataset.read(number)
+        inputs = input_array(arrays, self._task.model.inputs)
+        columns = {name: array for name, array in arrays.items() if name == LABEL or array is inputs}
+        for place, labels in enumerate(self._label_sets):
+            self._wait_for(labels, number)
+            columns[_target_name(place)] = labels.read(number)[LOGITS]
+        return columns
+
+    def _wait_for(self, labels: LabelSet, number: int) -> None:
+        deadline_s = time.monotonic() + self._execution.labels_timeout_s
+        while labels.committed(number) is None:
+            if time.monotonic() > deadline_s:
+                where = f"{self._store.uri}/{labels.record.prefix}"
+                raise LabelsLateError(where, number, self._execution.labels_timeout_s)
+            time.sleep(_POLL_S)
+
+
+def epoch_order(dataset: Dataset, config: OrderConfig, *, batch_size: int, seed: int, epoch: int) -> EpochOrder:
+    """Return the order of one epoch over a data set."""
+    return EpochOrder(
+        [shard.rows for shard in dataset.record.shards],
+        lanes=config.lanes,
+        window_rows=config.window_rows or default_window_rows(dataset.record.columns, lanes=config.lanes),
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+    )
+
+
+def default_window_rows(columns: tuple[Column, ...], *, lanes: int) -> int:
+    """Return as many rows as fit in memory when every lane holds one window."""
+    row_bytes = sum(column.row_bytes for column in columns)
+    return max(1, min(_LARGEST_WINDOW_ROWS, _WINDOWS_BYTES // (lanes * row_bytes)))
+
+
+def _target_name(place: int) -> str:
+    # Stored columns have no dot in their names, so these can never clash with one.
+    return f"{place}.{LOGITS}"
+
+
+def _open_labels(store: ObjectStore, part: Target) -> LabelSet:
+    labels = LabelSet(store, part.labels)
+    if labels.is_sealed():
+        labels.load_manifest()
+    return labels

@@ -1,0 +1,136 @@
+"""Checkpoints: the state after a number of steps, under its digest, with a record that says from what it was trained.
+
+Only files that this code wrote are loaded: the record names the digest, and torch is told to unpickle nothing but
+tensors.
+"""
+
+import io
+import re
+from typing import Any
+
+import torch
+
+from cluster.config import Config
+from cluster.errors import TrainingError
+from cluster.identity import digest_of
+from cluster.shards.records import publish_record, read_record
+from cluster.shards.schema import Digest, Identity
+from cluster.shards.verified import fetch_verified
+from cluster.storage.protocol import ObjectStore
+from students.task import EpochPoint, TrainingTask
+
+_RECORD = re.compile(r"checkpoints/([0-9]{12})\.json")
+_KEPT = 2
+
+
+class CheckpointRecord(Config):
+    """What one checkpoint is: the identities it was trained from, the step it stands at, its bytes."""
+
+    identity: Identity
+    dataset: Identity
+    labels: tuple[Identity, ...]
+    step: int
+    digest: Digest
+    num_bytes: int
+    points: tuple[EpochPoint, ...]
+    loss_sum: float
+    """Loss summed over the steps of the epoch that is not finished."""
+
+
+class ForeignCheckpointError(TrainingError):
+    """A checkpoint that was trained from something else."""
+
+    def __init__(self, where: str, field: str, found: str, expected: str) -> None:
+        super().__init__(where, field, found, expected)
+        self.where, self.field, self.found, self.expected = where, field, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: its {self.field} is {self.found}, this training has {self.expected}. Going on from it "
+            "would mix two trainings. Remove the checkpoint and run the job again: training starts anew."
+        )
+
+
+def save_checkpoint(
+    store: ObjectStore,
+    task: TrainingTask,
+    state: dict[str, Any],
+    *,
+    step: int,
+    points: tuple[EpochPoint, ...],
+    loss_sum: float,
+) -> None:
+    """Write the state after `step` steps, then its record, then remove all but the newest few."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    body = buffer.getvalue()
+    digest = digest_of(body)
+    store.put(_data_key(task, digest), body)
+    record = CheckpointRecord(
+        identity=task.identity,
+        dataset=task.dataset,
+        labels=_labels_of(task),
+        step=step,
+        digest=digest,
+        num_bytes=len(body),
+        points=points,
+        loss_sum=loss_sum,
+    )
+    publish_record(store, _record_key(task, step), record)
+    _remove(store, task, keep=_KEPT)
+
+
+def latest_step(store: ObjectStore, task: TrainingTask) -> int:
+    """Return the step of the newest checkpoint, or 0 if there is none."""
+    return max(_steps(store, task), default=0)
+
+
+def load_checkpoint(store: ObjectStore, task: TrainingTask, step: int) -> tuple[CheckpointRecord, dict[str, Any]]:
+    """Return one checkpoint and its state.
+
+    Raises:
+        ForeignCheckpointError: it was trained from other data or other teachers.
+        ShardCorruptError: its bytes are not those that were written.
+    """
+    key = _record_key(task, step)
+    record = read_record(store, key, CheckpointRecord)
+    for field, found, expected in (
+        ("data set", record.dataset, task.dataset),
+        ("label sets", ", ".join(record.labels), ", ".join(_labels_of(task))),
+        ("identity", record.identity, task.identity),
+    ):
+        if found != expected:
+            raise ForeignCheckpointError(f"{store.uri}/{key}", field, found, expected)
+    body = fetch_verified(store, _data_key(task, record.digest), digest=record.digest, num_bytes=record.num_bytes)
+    return record, torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+
+
+def clear_checkpoints(store: ObjectStore, task: TrainingTask) -> None:
+    """Remove all checkpoints of a training that is complete."""
+    _remove(store, task, keep=0)
+
+
+def _remove(store: ObjectStore, task: TrainingTask, *, keep: int) -> None:
+    steps = _steps(store, task)
+    for step in steps[: len(steps) - keep]:
+        key = _record_key(task, step)
+        digest = read_record(store, key, CheckpointRecord).digest
+        store.delete(key)  # first, so that no record ever names bytes that are gone
+        store.delete(_data_key(task, digest))
+
+
+def _steps(store: ObjectStore, task: TrainingTask) -> list[int]:
+    keys = (stat.key.removeprefix(f"{task.prefix}/") for stat in store.list(f"{task.prefix}/checkpoints/"))
+    return sorted(int(match[1]) for key in keys if (match := _RECORD.fullmatch(key)))
+
+
+def _labels_of(task: TrainingTask) -> tuple[str, ...]:
+    return tuple(part.labels.identity for part in task.targets.parts) if task.targets else ()
+
+
+def _record_key(task: TrainingTask, step: int) -> str:
+    return f"{task.prefix}/checkpoints/{step:012d}.json"
+
+
+def _data_key(task: TrainingTask, digest: str) -> str:
+    return f"{task.prefix}/checkpoints/{digest}.pt"

@@ -1,0 +1,112 @@
+"""The workers that train one student together."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+import torch.distributed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Group(Protocol):
+    """A fixed number of workers, each with a rank."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module whose gradients are averaged over the group."""
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Return a context in which backward passes of the wrapped module keep their gradients local."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of `values` over the group."""
+
+    def from_first(self, value: int) -> int:
+        """Return the value of rank 0."""
+
+
+class Alone:
+    """A group of one; needs neither Ray nor a process group."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module itself."""
+        return module
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values themselves."""
+        return values
+
+    def from_first(self, value: int) -> int:
+        """Return the value itself."""
+        return value
+
+
+class Together:
+    """The workers of torch's default process group: NCCL on GPUs, gloo on CPUs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module in DistributedDataParallel."""
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        self._wrapped = DistributedDataParallel(module, device_ids=device_ids)
+        return self._wrapped
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Return DDP's own context."""
+        return self._wrapped.no_sync()
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """All-reduce a copy."""
+        total = values.to(self.device, copy=True)
+        torch.distributed.all_reduce(total)
+        return total.to(values.device)
+
+    def from_first(self, value: int) -> int:
+        """Broadcast from rank 0."""
+        box = torch.tensor([value], dtype=torch.int64, device=self.device)
+        torch.distributed.broadcast(box, src=0)
+        return int(box.item())
+
+
+def fold_seed(*parts: int) -> int:
+    """Return one 63-bit seed for a tuple of integers, so that no two steps or ranks share a stream."""
+    state = 0
+    for part in parts:
+        state = (state * 6364136223846793005 + part + 1442695040888963407) & 0x7FFFFFFFFFFFFFFF
+    return state
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that a training on `device` draws from.
+
+    Not `torch.manual_seed`: without a GPU in use it queues a call, with a stack trace, for the day there is one;
+    at every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def chunks(rows: int, count: int) -> Iterator[slice]:
+    """Yield up to `count` slices of about equal length that cover `range(rows)`."""
+    count = min(count, rows)
+    for number in range(count):
+        yield slice(rows * number // count, rows * (number + 1) // count)

@@ -1,0 +1,210 @@
+"""The training loop: plain PyTorch, the same for a teacher that is fitted, a lone student and a distilled one.
+
+The state of a training is its weights, its optimizer and one integer. Batches, learning rate and random numbers
+are pure functions of the step, so a training that was killed anywhere ends with the weights of one that was not.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.errors import TrainingError
+from cluster.identity import digest_of
+from cluster.modules import build_module, in_fast_layout, num_parameters, save_weights
+from cluster.optimizers import OptimizerConfig, learning_rate
+from cluster.shards.records import publish_record, read_record
+from cluster.storage.protocol import ObjectStore
+from students.batches import TrainingData
+from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
+from students.group import Group, chunks, fold_seed, seed_torch
+from students.held_out import HeldOut
+from students.objectives.objective import Batch, Objective
+from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
+
+_STEPS_BETWEEN_CHECKS = 10
+"""Steps after which the workers agree on whether a checkpoint is due."""
+
+_REPORT_EVERY_S = 1.0
+
+
+class TrainingDivergedError(TrainingError):
+    """The loss is no longer a number."""
+
+    def __init__(self, name: str, epoch: int, loss: float) -> None:
+        super().__init__(name, epoch, loss)
+        self.name, self.epoch, self.loss = name, epoch, loss
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: the loss is {self.loss} in epoch {self.epoch}, expected a finite number. Lower "
+            "optimizer.lr, or set optimizer.clip_norm or optimizer.warmup."
+        )
+
+
+def train(store: ObjectStore, task: TrainingTask, execution: Execution, group: Group) -> TrainedRecord:
+    """Carry out a training from wherever it stands, and return its record; rank 0 writes.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite.
+        LabelsLateError: labels stopped arriving.
+        ForeignCheckpointError: the checkpoint is of another training.
+    """
+    if group.from_first(int(store.exists(task.record_key))):
+        return read_record(store, task.record_key, TrainedRecord)
+    return _Training(store, task, execution, group).run()
+
+
+class _Training:
+    """One attempt."""
+
+    def __init__(self, store: ObjectStore, task: TrainingTask, execution: Execution, group: Group) -> None:
+        torch.set_num_threads(execution.threads)
+        self._store, self._task, self._execution, self._group = store, task, execution, group
+        self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size)
+        self._held_out = HeldOut(store, task.held_out, task.model.inputs, group)
+        self._objective = Objective(task.objective, labelled_share=self._data.labelled_share)
+        seed_torch(fold_seed(task.seed), group.device)
+        self._module = in_fast_layout(build_module(task.model)).to(group.device)
+        wrapped = group.wrap(self._module)
+        self._wrapped = torch.compile(wrapped) if execution.compile else wrapped
+        self._optimizer = build_optimizer(task.optimizer, self._module)
+        self._steps_per_epoch = self._data.order(0).num_steps
+        self._num_steps = self._steps_per_epoch * task.epochs
+        self._step, self._points, self._loss_sum = 0, tuple[EpochPoint, ...](), 0.0
+        self._loss_here = torch.zeros((), dtype=torch.float64)
+        self._waited_s, self._reported_s, self._saved_at_s = 0.0, 0.0, time.monotonic()
+
+    def run(self) -> TrainedRecord:
+        """Resume, train every epoch that is left, and publish."""
+        started_s = time.monotonic()
+        self._restore()
+        with closing(self._data.batches(first_step=self._step, device=self._group.device)) as batches:
+            while self._step < self._num_steps:
+                self._train_epoch(batches)
+                self._close_epoch()
+        return self._publish(seconds=time.monotonic() - started_s)
+
+    def _train_epoch(self, batches: Iterator[Batch]) -> None:
+        order = self._data.order(self._step // self._steps_per_epoch)
+        self._module.train()
+        for step_in_epoch in range(self._step % self._steps_per_epoch, order.num_steps):
+            asked_s = time.monotonic()
+            batch = next(batches)
+            self._waited_s += time.monotonic() - asked_s
+            self._update(batch, global_rows=order.batch_rows(step_in_epoch))
+            self._step += 1
+            if self._step % _STEPS_BETWEEN_CHECKS == 0 and step_in_epoch + 1 < order.num_steps:
+                self._checkpoint_if_due()
+
+    def _update(self, batch: Batch, *, global_rows: int) -> None:
+        """Take one optimizer step on a global batch."""
+        seed_torch(fold_seed(self._task.seed, self._step, self._group.rank), self._group.device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._task.optimizer, step=self._step, num_steps=self._num_steps)
+        parts = list(chunks(len(batch), self._execution.accumulate))
+        for part in parts[:-1]:
+            with self._group.without_exchange():
+                self._backward(batch.part(part), global_rows)
+        self._backward(batch.part(parts[-1]), global_rows)
+        if self._task.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._module.parameters(), self._task.optimizer.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, batch: Batch, global_rows: int) -> None:
+        is_half = self._task.precision == "bfloat16"
+        with torch.autocast(self._group.device.type, dtype=torch.bfloat16, enabled=is_half):
+            logits = self._wrapped(batch.inputs)
+        loss = self._objective(logits.float(), batch, global_rows=global_rows)
+        # DDP averages gradients over the workers; their sum is the gradient of the global batch.
+        (loss * self._group.world_size).backward()
+        self._loss_here += loss.detach().to("cpu", torch.float64)
+
+    def _gather_loss(self) -> None:
+        """Add what every worker has seen since the last time, so that rank 0 alone can save it."""
+        self._loss_sum += float(self._group.sum(self._loss_here))
+        self._loss_here.zero_()
+
+    def _close_epoch(self) -> None:
+        """Note how the epoch went, on training and held-out rows."""
+        self._gather_loss()
+        epoch = self._step // self._steps_per_epoch
+        loss = self._loss_sum / self._steps_per_epoch
+        if not torch.isfinite(torch.tensor(loss)):
+            raise TrainingDivergedError(self._task.name, epoch, loss)
+        accuracy, nll = self._held_out.score(self._module)
+        self._points += (EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9)),)
+        self._loss_sum = 0.0
+        self._report()
+        if self._step < self._num_steps:
+            self._checkpoint_if_due()
+
+    def _report(self) -> None:
+        is_last = self._step == self._num_steps
+        if self._group.rank == 0 and (is_last or time.monotonic() - self._reported_s >= _REPORT_EVERY_S):
+            self._reported_s = time.monotonic()
+            last = self._points[-1]
+            progress = ProgressRecord(
+                epoch=last.epoch, epochs=self._task.epochs, loss=last.loss, accuracy=last.accuracy
+            )
+            self._store.put(self._task.progress_key, progress.model_dump_json().encode())
+
+    def _checkpoint_if_due(self) -> None:
+        """Save if rank 0's clock says so; all workers take part, because the loss is spread over them."""
+        is_due = time.monotonic() - self._saved_at_s >= self._execution.checkpoint_every_s
+        if not self._group.from_first(int(is_due)):
+            return
+        self._gather_loss()
+        if self._group.rank == 0:
+            state = {"module": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
+            save_checkpoint(
+                self._store, self._task, state, step=self._step, points=self._points, loss_sum=self._loss_sum
+            )
+        self._saved_at_s = time.monotonic()
+
+    def _restore(self) -> None:
+        step = self._group.from_first(latest_step(self._store, self._task))
+        if step == 0:
+            return
+        record, state = load_checkpoint(self._store, self._task, step)
+        self._module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._step, self._points, self._loss_sum = record.step, record.points, record.loss_sum
+
+    def _publish(self, *, seconds: float) -> TrainedRecord:
+        body = save_weights(self._module)
+        digest = digest_of(body)
+        record = TrainedRecord(
+            identity=self._task.identity,
+            weights_key=f"{self._task.prefix}/{digest}.safetensors",
+            weights_digest=digest,
+            num_bytes=len(body),
+            parameters=num_parameters(self._module),
+            points=self._points,
+            seconds=seconds,
+            waited_s=self._waited_s,
+        )
+        if self._group.rank == 0:
+            self._store.put(record.weights_key, body)
+            record = publish_record(self._store, self._task.record_key, record)
+            clear_checkpoints(self._store, self._task)
+        self._group.from_first(0)  # nobody leaves before the record is there
+        return record
+
+
+def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of all parameters; its learning rate is set anew at every step."""
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    match config.name:
+        case "adamw":
+            return torch.optim.AdamW(module.parameters(), **options)
+        case "adam":
+            return torch.optim.Adam(module.parameters(), **options)
+        case "sgd":
+            return torch.optim.SGD(
+                module.parameters(), momentum=config.momentum, nesterov=config.momentum > 0, **options
+            )

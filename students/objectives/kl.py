@@ -1,0 +1,16 @@
+"""Forward KL to the teachers (Hinton, Vinyals, Dean 2015, 1503.02531).
+
+    L = T² Σ_c p_T(c) (log p_T(c) - log q_T(c)),   p_T = softmax(z_t / T),  q_T = softmax(z_s / T)
+
+T² keeps the size of the gradient when T changes. Legend: N rows, C classes.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def kl_rows(student_logits_NC: torch.Tensor, target_logits_NC: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """Return the loss of each row, nats times T², `[N]`."""
+    student = F.log_softmax(student_logits_NC / temperature, dim=-1)
+    target = F.log_softmax(target_logits_NC / temperature, dim=-1)
+    return temperature**2 * F.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1)

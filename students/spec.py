@@ -1,0 +1,106 @@
+"""What a user says of the student: its model, what it learns from, and how it is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.config import Config
+from cluster.models import InputConfig, Reference
+from cluster.optimizers import OptimizerConfig
+
+Combine = Literal["mean_probability", "mean_logit"]
+
+
+class StudentConfig(Config):
+    """The model that is trained."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")] = "student"
+    model: Reference
+    arguments: dict[str, bool | int | float | str | list[int] | list[float]] = {}
+    inputs: InputConfig = InputConfig()
+
+
+class FusionConfig(Config):
+    """How several teachers become one target.
+
+    With weights that do not depend on the student, a weighted sum of forward KLs has the gradient of the forward KL to
+    the arithmetic mean of the probabilities, and a weighted sum of reverse KLs that of the reverse KL to the geometric
+    mean, which is the mean of the logits. So one fused target loses nothing.
+    """
+
+    combine: Combine = "mean_probability"
+    """Arithmetic or (normalised) geometric mean of the teachers' distributions."""
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Share of each teacher by name, made to sum to 1; a teacher that is not named has weight 1."""
+    calibrate: bool = True
+    """Divide each teacher's logits by one temperature, fitted on the held-out rows (1706.04599)."""
+    when: Literal["read", "write"] = "read"
+    """`read`: fuse while training reads, so that other weights cost nothing. `write`: write the fused labels once, so
+    that training reads one column instead of one for each teacher."""
+
+
+class KLTerm(Config):
+    """Forward KL to the fused teachers, times T² (1503.02531)."""
+
+    term: Literal["kl"] = "kl"
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class CrossEntropyTerm(Config):
+    """Cross-entropy with the labels, on the rows that have one."""
+
+    term: Literal["cross_entropy"] = "cross_entropy"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+TermConfig = Annotated[KLTerm | CrossEntropyTerm, Field(discriminator="term")]
+
+
+class OrderConfig(Config):
+    """How rows are shuffled, independently of the number of workers."""
+
+    lanes: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Parts of each epoch that are read side by side; the largest number of workers."""
+    window_rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows of a lane that are shuffled among each other in memory; by default what fits in 256 MiB over all lanes, at
+    most 8192."""
+
+
+class TrainConfig(Config):
+    """The training loop of the distilled student."""
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Rows of one update, summed over all workers. Every row is used once an epoch, so a batch may hold fewer."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: OptimizerConfig = OptimizerConfig()
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """One student is trained for each; the first is exported, all are reported."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is torch's autocast; weights and updates stay in float32."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts in which a worker computes its share of a batch, to bound memory."""
+    compile: bool = False
+    """Run the student through torch.compile."""
+    order: OrderConfig = OrderConfig()
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 30.0
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Times that lost workers are replaced, going on from the last checkpoint."""
+    pipelined: Literal["auto", "never"] = "auto"
+    """auto: start while labels still arrive if the cluster has room for teachers and workers together."""
+
+
+class BaselineConfig(Config):
+    """The same student trained without teachers, on the labelled rows: what distillation has to beat.
+
+    Each length is trained in full, with its own schedule, and the one with the best accuracy on the held-out rows is
+    reported.
+    """
+
+    epochs: Annotated[tuple[int, ...], Field(min_length=1)] = (10, 30, 100)
+    """Candidate lengths, in passes over the labelled rows."""
+    batch_size: Annotated[int, Field(ge=1)] = 64

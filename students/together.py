@@ -1,0 +1,83 @@
+"""The student on the workers of Ray Train: several trainings one after the other in one start, which costs seconds."""
+
+import tempfile
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import ray.exceptions
+import ray.train
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from cluster.errors import TrainingError
+from cluster.failures import own_error, reason_of
+from cluster.storage.open import open_store
+from students.group import Together
+from students.loop import TrainingDivergedError, train
+from students.spec import TrainConfig
+from students.task import Execution, TrainingTask
+
+
+class WorkersLostError(TrainingError):
+    """The workers of a training failed more often than they may."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"training ended early: {self.reason}. What was trained is kept in the last checkpoint; "
+            "run the same command again to go on from it."
+        )
+
+
+def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Execution, config: TrainConfig) -> None:
+    """Carry out `tasks` in order on `config.workers` workers; their records are in the store afterwards.
+
+    Ray Train replaces lost workers; they go on from our own checkpoints, which unlike Ray's survive the driver too.
+
+    Raises:
+        WorkersLostError: workers failed more often than `config.max_failures`.
+        CoffeyError: what a worker raised on purpose.
+    """
+    with tempfile.TemporaryDirectory(prefix="coffey-train-", ignore_cleanup_errors=True) as scratch:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"store_uri": store_uri, "tasks": list(tasks), "execution": execution},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.workers,
+                use_gpu=config.gpus_per_worker > 0,
+                resources_per_worker=_resources(config),
+            ),
+            run_config=ray.train.RunConfig(
+                # A name of its own: under the name of an earlier run Ray Train would try to restore that.
+                name=uuid.uuid4().hex,
+                storage_path=scratch,
+                failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            ),
+        )
+        try:
+            diverged = trainer.fit().return_value
+        except (ray.exceptions.RayError, TrainingFailedError) as error:
+            raise own_error(error) or WorkersLostError(reason_of(error)) from error
+        if diverged is not None:
+            raise diverged
+
+
+def _work(config: dict[str, Any]) -> TrainingDivergedError | None:
+    """Run on every worker."""
+    store, group = open_store(config["store_uri"]), Together(get_device())
+    try:
+        for task in config["tasks"]:
+            train(store, task, config["execution"], group)
+    except TrainingDivergedError as error:
+        # Every worker sees the same sum, so all of them return; raising would have Ray Train repeat it.
+        return error
+    return None
+
+
+def _resources(config: TrainConfig) -> dict[str, float]:
+    resources = {"CPU": config.cpus_per_worker}
+    return resources | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {})

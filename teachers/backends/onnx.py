@@ -1,0 +1,33 @@
+"""An ONNX file, run by onnxruntime."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime
+
+from cluster.models import InputConfig
+from cluster.modules import WeightsError, input_array, to_inputs
+
+
+class OnnxBackend:
+    """Runs the graph's first output on its only input."""
+
+    def __init__(self, inputs: InputConfig, model: bytes, *, num_threads: int, where: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+        except Exception as error:  # onnxruntime raises classes of its own without a common base
+            raise WeightsError(where, f"onnxruntime cannot load it ({error})") from error
+        graph_inputs = self._session.get_inputs()
+        if len(graph_inputs) != 1:
+            raise WeightsError(where, f"the graph has {len(graph_inputs)} inputs, expected 1")
+        self._inputs, self._name = inputs, graph_inputs[0].name
+
+    def forward(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the logits of a batch, float32 `[rows, classes]`."""
+        inputs = to_inputs(input_array(arrays, self._inputs), self._inputs).numpy()
+        return np.asarray(self._session.run(None, {self._name: inputs})[0], dtype=np.float32)

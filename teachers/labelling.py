@@ -1,0 +1,166 @@
+"""The labelling loop: sends shard numbers to replicas, never more than they can hold, and again where one failed.
+
+Serve does not replay the requests of a replica that died, and does not see one that hangs; both are this loop's
+business.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.serve.handle import DeploymentHandle
+
+from cluster.errors import TeacherError
+from cluster.failures import reason_of
+from cluster.shards.labelset import Commit
+from teachers.deployment import REQUESTS_PER_REPLICA, Accepted, Alive, Answer, Labelled, LabelRequest
+from teachers.shard_queue import ShardQueue
+from teachers.spec import TeacherConfig
+
+START_TIMEOUT_S = 600.0
+"""Longest wait for any replica to take a request, such as while a dead one's successor loads its model."""
+
+
+@dataclass(frozen=True)
+class ShardLabelled:
+    """One shard is committed."""
+
+    teacher: str
+    request: LabelRequest
+    commit: Commit
+    rows_computed: int
+
+
+@dataclass(frozen=True)
+class ShardFailed:
+    """One attempt at a shard failed; it is tried again or set aside."""
+
+    teacher: str
+    request: LabelRequest
+    reason: str
+    is_quarantined: bool
+
+
+@dataclass(frozen=True)
+class ReplicaReplaced:
+    """A replica made no progress for too long and was stopped; Serve starts another."""
+
+    teacher: str
+    replica: str
+
+
+LabellingEvent = ShardLabelled | ShardFailed | ReplicaReplaced
+
+
+class ReplicaStalledError(TeacherError):
+    """A replica made no progress for `stall_timeout_s`."""
+
+    def __init__(self, teacher: str, replica: str, timeout_s: float) -> None:
+        super().__init__(teacher, replica, timeout_s)
+        self.teacher, self.replica, self.timeout_s = teacher, replica, timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.teacher}: no progress in {self.timeout_s:.0f} s (replica {self.replica}). It was "
+            "replaced. If one batch takes longer than that, lower batch_size or raise stall_timeout_s."
+        )
+
+
+class ShardsQuarantinedError(TeacherError):
+    """Some shards failed on every attempt."""
+
+    def __init__(self, teacher: str, shards: tuple[int, ...], reason: str) -> None:
+        super().__init__(teacher, shards, reason)
+        self.teacher, self.shards, self.reason = teacher, shards, reason
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.shards))
+        return (
+            f"teacher {self.teacher}: shard {shown} failed on every attempt, the last time with: {self.reason} "
+            "All other shards that were labelled are kept; run the same command again to try only what is missing."
+        )
+
+
+async def label_shards(
+    handle: DeploymentHandle,
+    config: TeacherConfig,
+    requests: Sequence[LabelRequest],
+    *,
+    on_event: Callable[[LabellingEvent], None],
+) -> None:
+    """Have every request answered, in about the order given.
+
+    Raises:
+        ShardsQuarantinedError: some shards could not be labelled; all others are committed.
+    """
+    queue = ShardQueue.of(requests)
+    tasks: dict[asyncio.Task[Labelled], LabelRequest] = {}
+    try:
+        while not queue.is_finished:
+            while len(tasks) < REQUESTS_PER_REPLICA * config.max_replicas and (request := queue.take()) is not None:
+                tasks[asyncio.ensure_future(_label_one(handle, config, request, on_event))] = request
+            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                on_event(_settle(queue, config.name, tasks.pop(task), task))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if queue.quarantined:
+        request, error = next(iter(queue.quarantined.items()))
+        numbers = tuple(sorted(request.number for request in queue.quarantined))
+        raise ShardsQuarantinedError(config.name, numbers, reason_of(error)) from error
+
+
+def _settle(
+    queue: ShardQueue[LabelRequest], teacher: str, request: LabelRequest, task: asyncio.Task[Labelled]
+) -> LabellingEvent:
+    error = task.exception()
+    if error is None:
+        queue.succeeded(request)
+        answer = task.result()
+        return ShardLabelled(teacher, request, answer.commit, answer.rows_computed)
+    if not isinstance(error, Exception):
+        raise error
+    queue.failed(request, error)
+    return ShardFailed(teacher, request, reason_of(error), request in queue.quarantined)
+
+
+async def _label_one(
+    handle: DeploymentHandle,
+    config: TeacherConfig,
+    request: LabelRequest,
+    on_event: Callable[[LabellingEvent], None],
+) -> Labelled:
+    """Follow one request to its end; stop the replica that has it if that makes no progress."""
+    answers = aiter(handle.options(stream=True).label.remote(request))
+    accepted = await _next(answers, START_TIMEOUT_S)
+    assert isinstance(accepted, Accepted), accepted  # noqa: S101
+    loop = asyncio.get_running_loop()
+    batches, progress_at_s = -1, loop.time()
+    while True:
+        deadline_s = progress_at_s + config.stall_timeout_s
+        try:
+            answer = await _next(answers, deadline_s - loop.time())
+        except TimeoutError:
+            _replace(accepted.replica)
+            on_event(ReplicaReplaced(config.name, accepted.replica))
+            raise ReplicaStalledError(config.name, accepted.replica, config.stall_timeout_s) from None
+        match answer:
+            case Labelled():
+                return answer
+            case Alive(batches=count) if count != batches:
+                batches, progress_at_s = count, loop.time()
+
+
+async def _next(answers: AsyncIterator[Answer], timeout_s: float) -> Answer:
+    return await asyncio.wait_for(anext(answers), max(0.0, timeout_s))
+
+
+def _replace(replica: str) -> None:
+    """Stop one replica's process; Serve's controller starts another in its place."""
+    try:
+        ray.kill(ray.get_actor(replica, namespace="serve"))
+    except ValueError:  # it is gone already, or another request of ours has stopped it
+        return

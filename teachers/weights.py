@@ -1,0 +1,145 @@
+"""Weights as data: which files are taken, what they say of themselves, and where they lie in the store.
+
+Only safetensors and ONNX files are read. A pickle, and every format that holds one, runs code when it is loaded;
+torch's `weights_only` is a fence, not a wall (CVE-2025-32434, CVE-2026-24747), and `.pt2` files are loaded without it.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.config import Config
+from cluster.errors import TeacherError
+from cluster.identity import digest_of
+from cluster.shards.schema import Digest
+from cluster.storage.open import open_store
+
+_MAX_HEADER_BYTES = 100 * 1024 * 1024
+CLASSES_KEY = "coffey.classes"
+
+
+class StoredWeights(Config):
+    """Weights in the store, named by their digest: what a replica loads is what the plan saw."""
+
+    key: str
+    digest: Digest
+    num_bytes: Annotated[int, Field(ge=1)]
+
+
+class UnsafeWeightsError(TeacherError):
+    """A file that could run code when it is loaded."""
+
+    def __init__(self, where: str, found: str) -> None:
+        super().__init__(where, found)
+        self.where, self.found = where, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: found {self.found}, expected a .safetensors or .onnx file. Other formats can run code "
+            "when they are loaded, so they are never opened. Convert a checkpoint that you trust with "
+            "safetensors.torch.save_file(state_dict, path)."
+        )
+
+
+class WeightsMissingError(TeacherError):
+    """There is no such file of weights."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: no weights there ({self.reason}). Expected a .safetensors or .onnx file; check "
+            "`weights` of the teacher."
+        )
+
+
+class ClassMapError(TeacherError):
+    """A teacher's classes are not those of the data set."""
+
+    def __init__(self, teacher: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+        super().__init__(teacher, found, expected)
+        self.teacher, self.found, self.expected = teacher, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.teacher}: its classes are {self._shown(self.found)}, the data set's are "
+            f"{self._shown(self.expected)}; {self._difference()}. A student would learn wrong names without any "
+            "other sign. Use a teacher of these classes in this order."
+        )
+
+    def _difference(self) -> str:
+        for place, (found, expected) in enumerate(zip(self.found, self.expected, strict=False)):
+            if found != expected:
+                return f"class {place} is {found!r} for the teacher and {expected!r} in the data"
+        return f"the teacher has {len(self.found)} classes and the data {len(self.expected)}"
+
+    @staticmethod
+    def _shown(names: tuple[str, ...]) -> str:
+        return ", ".join(names[:6]) + (f", … ({len(names)})" if len(names) > 6 else "")
+
+
+def read_weights(address: str) -> bytes:
+    """Return the bytes of a .safetensors or .onnx file at a path or s3:// address, checked to be of that format.
+
+    Raises:
+        WeightsMissingError: there is no such file.
+        UnsafeWeightsError: the file is of another format, whatever its name says.
+    """
+    if not address.endswith((".safetensors", ".onnx")):
+        raise UnsafeWeightsError(address, f"a {Path(address).suffix or 'nameless'} file")
+    body = _read(address)
+    if address.endswith(".safetensors"):
+        _safetensors_header(body, address)
+    elif body[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK"):
+        raise UnsafeWeightsError(address, "a pickle or an archive under another name")
+    return body
+
+
+def classes_in(body: bytes, address: str) -> tuple[str, ...] | None:
+    """Return the class names that a safetensors file carries in its metadata, if it does."""
+    if not address.endswith(".safetensors"):
+        return None
+    metadata = _safetensors_header(body, address).get("__metadata__")
+    names = metadata.get(CLASSES_KEY) if isinstance(metadata, dict) else None
+    return tuple(json.loads(names)) if isinstance(names, str) else None
+
+
+def check_classes(teacher: str, found: tuple[str, ...] | None, expected: tuple[str, ...]) -> None:
+    """Raise `ClassMapError` if the teacher names its classes and they are not `expected`."""
+    if found is not None and found != expected:
+        raise ClassMapError(teacher, found, expected)
+
+
+def weights_in_store(prefix: str, body: bytes, *, backend: Literal["module", "onnx"]) -> StoredWeights:
+    """Return where weights lie in the store: under their digest, so every node reads what the plan saw."""
+    digest = digest_of(body)
+    suffix = ".onnx" if backend == "onnx" else ".safetensors"
+    return StoredWeights(key=f"{prefix}/{digest}{suffix}", digest=digest, num_bytes=len(body))
+
+
+def _read(address: str) -> bytes:
+    if address.startswith("s3://"):
+        parent, _, name = address.rpartition("/")
+        return bytes(open_store(parent).get(name))
+    try:
+        return Path(address).read_bytes()
+    except OSError as error:
+        raise WeightsMissingError(address, error.strerror or str(error)) from error
+
+
+def _safetensors_header(body: bytes, address: str) -> dict[str, object]:
+    """Parse the header: eight bytes of length, then JSON."""
+    length = int.from_bytes(body[:8], "little")
+    try:
+        if length > min(len(body) - 8, _MAX_HEADER_BYTES):
+            raise ValueError("no header")
+        header = json.loads(body[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("no header")  # noqa: TRY004 - bytes of the wrong form, not a value of the wrong type
+    except ValueError as error:
+        raise UnsafeWeightsError(address, "something else under that name") from error
+    return header
