@@ -1,0 +1,156 @@
+"""`report.json`: everything a run has to say, as one record. The HTML page shows this and nothing else."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.config import Config
+from students.reliability import ReliabilityBin, Share
+
+Role = Literal["teacher", "ensemble", "baseline", "student"]
+
+
+class CalibrationResult(Config):
+    """One teacher before and after its temperature, on the test rows; the temperature comes from the held-out rows."""
+
+    teacher: str
+    temperature: float
+    ece_before: Share
+    ece_after: Share
+    nll_before: float
+    nll_after: float
+    bins_before: tuple[ReliabilityBin, ...]
+    bins_after: tuple[ReliabilityBin, ...]
+
+
+class ModelResult(Config):
+    """One model on the test rows, at its last epoch."""
+
+    name: str
+    """Such as `wide`, `ensemble`, `student`; with a seed for those trained from several."""
+    role: Role
+    seed: int | None = None
+    accuracy: Share
+    nll: float
+    """Mean negative log-likelihood of the true class, nats."""
+    ece: Share
+    """Expected calibration error with 15 equal bins (1706.04599)."""
+    parameters: int | None
+    num_bytes: int
+    """Bytes of the weights in the store."""
+    latency_ms: float
+    """Median time of one row through the model, one thread; for the ensemble the sum of its teachers."""
+    epochs: int | None = None
+    """Length of training; for a baseline the candidate that did best on the held-out rows."""
+
+
+class CurvePoint(Config):
+    """One epoch of one model; accuracy and NLL are those of the held-out rows."""
+
+    epoch: int
+    loss: float
+    accuracy: Share
+    nll: float
+
+
+class Curve(Config):
+    """How one model learned."""
+
+    model: str
+    role: Role
+    seed: int | None = None
+    points: tuple[CurvePoint, ...]
+
+
+class Agreement(Config):
+    """Share of the test rows on which the student names the same class as another model, and the KL to it."""
+
+    model: str
+    role: Role
+    agreement: Share
+    kl: float
+    """Mean KL(model ‖ student) at temperature 1, nats; both averaged over the student's seeds."""
+
+
+class StepResult(Config):
+    """Where the time went, step by step."""
+
+    name: str
+    kind: str
+    outcome: Literal["computed", "continued", "reused"]
+    seconds: float
+    rows: int | None = None
+    """Rows this step computed in this run."""
+    rows_per_s: float | None = None
+
+
+class Sample(Config):
+    """One test row, and what each model believes of it."""
+
+    row: int
+    label: int
+    pixels: tuple[tuple[int, ...], ...] | None = None
+    """Grey values 0 to 255, if the input is an image."""
+    probabilities: dict[str, tuple[float, ...]]
+
+
+class DataSummary(Config):
+    """The rows behind the figures."""
+
+    source: str
+    classes: tuple[str, ...]
+    train_rows: int
+    labelled_rows: int
+    """Training rows with a label; the other training rows have none."""
+    held_out_rows: int
+    """Labelled rows that no model trains on: for calibration and for choosing the baseline's length."""
+    test_rows: int
+
+
+class Summary(Config):
+    """The question that a reader has: did it pay?"""
+
+    ensemble_accuracy: Share
+    baseline_accuracy: Share | None
+    """Mean over seeds; None without a baseline."""
+    baseline_std: float | None
+    student_accuracy: Share
+    student_std: float
+    """Sample standard deviation over seeds; 0 for a single seed."""
+    gap_recovered: float | None
+    """(student - baseline) / (ensemble - baseline); None where the ensemble is not better than the baseline."""
+    compression: float | None
+    """Parameters of all teachers over those of the student."""
+    teachers_lead: float | None
+    """Accuracy of the ensemble minus that of the baseline on the held-out rows."""
+    teachers_lead_stderr: float | None
+    """Standard error of that difference, rows paired."""
+
+
+class Report(Config):
+    """The whole record."""
+
+    version: Annotated[int, Field(ge=1, le=1)] = 1
+    name: str
+    run: str
+    created: str
+    """UTC, ISO 8601."""
+    command: str
+    """Repeats the run."""
+    store: str
+    wall_s: float
+    teacher_rows_computed: int
+    """Rows that went through a teacher in this run; 0 when every label came from the store."""
+    summary: Summary
+    warnings: tuple[str, ...]
+    data: DataSummary
+    models: tuple[ModelResult, ...]
+    calibrations: tuple[CalibrationResult, ...]
+    agreements: tuple[Agreement, ...]
+    curves: tuple[Curve, ...]
+    steps: tuple[StepResult, ...]
+    samples: tuple[Sample, ...]
+    environment: dict[str, str]
+    """Versions and machine."""
+    spec: str
+    """The spec as resolved, YAML."""

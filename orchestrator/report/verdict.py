@@ -1,0 +1,76 @@
+"""Did it pay? One sentence, for the page and for the terminal."""
+
+from orchestrator.report.groups import model_groups
+from orchestrator.report.notation import count, percent, ratio
+from orchestrator.report.record import Report, Summary
+
+
+def verdict(report: Report) -> str:
+    """Return one sentence that says whether distillation paid, with the figures that say so.
+
+    It claims a difference only where that exceeds the standard deviation between seeds.
+    """
+    summary = report.summary
+    deeds = [*_recovery(summary), *_compression(summary), *_speed(report)]
+    parts = [f"{_judgement(summary)}: {_accuracies(report)}"]
+    if summary.baseline_accuracy is not None and summary.gap_recovered is None:
+        parts.append("the ensemble is no better than the lone student, so there is no gap to recover")
+    if deeds:
+        parts.append(f"the student {_listed(deeds)}")
+    return "; ".join(parts) + "."
+
+
+def _judgement(summary: Summary) -> str:
+    if summary.baseline_accuracy is None:
+        return "Not compared with a lone student"
+    gain = summary.student_accuracy - summary.baseline_accuracy
+    if abs(gain) <= max(summary.student_std, summary.baseline_std or 0.0):
+        return "No clear difference"
+    return "Distillation paid" if gain > 0 else "Distillation did not pay"
+
+
+def _accuracies(report: Report) -> str:
+    summary = report.summary
+    seeds = sum(model.role == "student" for model in report.models)
+    subjects = [
+        f"the student is right on {percent(summary.student_accuracy)} of {count(report.data.test_rows)} test rows"
+    ]
+    subjects[0] += f" (mean of {seeds} seeds)" if seeds > 1 else " (one seed)"
+    if summary.baseline_accuracy is not None:
+        subjects.append(f"the same student trained without teachers on {percent(summary.baseline_accuracy)}")
+    subjects.append(f"the ensemble on {percent(summary.ensemble_accuracy)}")
+    return _listed(subjects)
+
+
+def _recovery(summary: Summary) -> list[str]:
+    match summary.gap_recovered:
+        case None:
+            return []
+        case gap if gap > 1:
+            return [f"goes beyond the ensemble ({percent(gap, 0)} of the gap)"]
+        case gap if gap > 0:
+            return [f"recovers {percent(gap, 0)} of the gap between those two"]
+        case _:
+            return ["recovers none of the gap between those two"]
+
+
+def _compression(summary: Summary) -> list[str]:
+    if summary.compression is None:
+        return []
+    if summary.compression < 1:
+        return [f"has {ratio(1 / summary.compression)} times more parameters than the teachers together"]
+    return [f"has {ratio(summary.compression)} times fewer parameters than the teachers together"]
+
+
+def _speed(report: Report) -> list[str]:
+    latency_ms = {group.role: group.mean("latency_ms") for group in model_groups(report)}
+    ensemble_ms, student_ms = latency_ms.get("ensemble", 0.0), latency_ms.get("student", 0.0)
+    if not (ensemble_ms and student_ms):
+        return []
+    if student_ms > ensemble_ms:
+        return [f"answers {ratio(student_ms / ensemble_ms)} times slower than the ensemble"]
+    return [f"answers {ratio(ensemble_ms / student_ms)} times faster than the ensemble"]
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
