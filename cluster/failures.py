@@ -7,7 +7,9 @@ from cluster.errors import CoffeyError
 
 def own_error(error: BaseException | None) -> CoffeyError | None:
     """Return the error of ours that `error` is, wraps or was caused by; None if there is none."""
-    return next((item for item in _chain(error, depth=8) if isinstance(item, CoffeyError)), None)
+    own = (item for item in _chain(error, depth=8) if isinstance(item, CoffeyError))
+    # What Ray raises for an error of ours is of our class too, but speaks in tracebacks.
+    return next((item for item in own if not isinstance(getattr(item, "cause", None), CoffeyError)), None)
 
 
 def reason_of(error: BaseException) -> str:

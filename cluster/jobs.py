@@ -197,7 +197,8 @@ def _patient_status(address: str, submission_id: str) -> JobState:
 def _client(dashboard: Dashboard) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    for chatter in ("job.sdk", "dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{chatter}").setLevel(logging.WARNING)
     # Ray lets these variables overrule the address that it is given.
     before = os.environ.get(_ADDRESS_VARIABLE)
     os.environ[_ADDRESS_VARIABLE] = dashboard.url

@@ -46,7 +46,7 @@ class InputConfig(Config):
     """Factor on the stored values; by default 1/255 for uint8 and 1 for all else."""
     mean: float | list[float] = 0.0
     """Subtracted after scaling; a list holds one value for each entry of the first axis (channels)."""
-    std: float | list[float] = 1.0
+    std: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]] = 1.0
     """Divides after the mean is subtracted."""
     shape: tuple[int, ...] | None = None
     """Shape of one row at the model's door, such as [1, 28, 28]; by default the stored shape."""
@@ -71,8 +71,10 @@ def source_digest(reference: str) -> str:
     module = reference.partition(":")[0]
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # the packages above it are imported, and may raise anything
         raise ModelSourceError(reference, str(error)) from error
     if spec is None or spec.origin is None:
         raise ModelSourceError(reference, f"there is no module {module}")
+    if not spec.has_location:
+        raise ModelSourceError(reference, f"the module {module} is part of Python itself and has no source file")
     return digest_of(Path(spec.origin).read_bytes())

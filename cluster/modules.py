@@ -1,6 +1,7 @@
 """Building `nn.Module`s and moving their weights; weights are data, never code."""
 
 import importlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -48,7 +49,7 @@ def build_module(model: ModelConfig) -> nn.Module:
     """Import the factory and call it.
 
     Raises:
-        ModelSourceError: the module or the name in it does not exist.
+        ModelSourceError: the module or the name in it does not exist, or the module cannot be imported.
         FactoryError: the call fails, or returns something else than a module.
     """
     module_name, _, attribute = model.factory.partition(":")
@@ -56,8 +57,8 @@ def build_module(model: ModelConfig) -> nn.Module:
         factory = importlib.import_module(module_name)
         for name in attribute.split("."):
             factory = getattr(factory, name)
-    except (ImportError, AttributeError) as error:
-        raise ModelSourceError(model.factory, str(error)) from error
+    except Exception as error:  # importing runs the module, which may raise anything
+        raise ModelSourceError(model.factory, f"{type(error).__name__}: {error}") from error
     try:
         module = factory(**model.arguments)  # type: ignore[operator]
     except Exception as error:
@@ -75,8 +76,12 @@ def in_fast_layout(module: nn.Module) -> nn.Module:
 
 
 def save_weights(module: nn.Module) -> bytes:
-    """Return the parameters and buffers as safetensors, contiguous and on the CPU."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    """Return the parameters and buffers as safetensors."""
+    # Copies: safetensors takes no two names for one tensor, and models that tie their weights have them.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
     return safetensors.torch.save(state)
 
 
@@ -114,21 +119,37 @@ def input_array(arrays: Mapping[str, np.ndarray], config: InputConfig) -> np.nda
 
 
 def to_inputs(array: np.ndarray, config: InputConfig) -> torch.Tensor:
-    """Return a stored column as the model's float32 input `[rows, *shape]`."""
+    """Return a stored column as the model's float32 input `[rows, *shape]`.
+
+    Raises:
+        InputShapeError: `shape`, `mean` or `std` do not fit the column.
+    """
     scale = config.scale if config.scale is not None else (1 / 255 if array.dtype == np.uint8 else 1.0)
     inputs = torch.from_numpy(np.require(array, requirements="W")).to(torch.float32)
     if config.shape is not None:
+        if math.prod(config.shape) != math.prod(array.shape[1:]):
+            raise InputShapeError(f"shape is {list(config.shape)}", array.shape[1:])
         inputs = inputs.reshape(len(array), *config.shape)
-    per_channel = (-1,) + (1,) * (inputs.dim() - 2)
-    mean, std = (
-        value if isinstance(value, float) else torch.tensor(value).reshape(per_channel)
-        for value in (config.mean, config.std)
-    )
+    mean, std = _per_channel("mean", config.mean, inputs), _per_channel("std", config.std, inputs)
     if scale != 1.0:
         inputs = inputs * scale
     if config.mean != 0.0 or config.std != 1.0:
         inputs = (inputs - mean) / std
     return inputs
+
+
+class InputShapeError(SpecError):
+    """The numbers that describe a model's input are not as many as the column needs."""
+
+    def __init__(self, given: str, row_shape: tuple[int, ...]) -> None:
+        super().__init__(given, row_shape)
+        self.given, self.row_shape = given, row_shape
+
+    def __str__(self) -> str:
+        return (
+            f"inputs.{self.given}, which does not fit rows of shape {list(self.row_shape)}. Expected a `shape` with as "
+            "many entries as a row has, and for `mean` and `std` one number, or one for each entry of the first axis."
+        )
 
 
 class InputColumnError(SpecError):
@@ -140,3 +161,12 @@ class InputColumnError(SpecError):
 
     def __str__(self) -> str:
         return f"inputs.column is {self.column}; the data set has {self.columns}. Name one of them."
+
+
+def _per_channel(field: str, value: float | list[float], inputs: torch.Tensor) -> float | torch.Tensor:
+    """Return a number, or one for each entry of the first axis of a row, so that it broadcasts over the others."""
+    if not isinstance(value, list):
+        return value
+    if inputs.shape[1:2] != (len(value),):
+        raise InputShapeError(f"{field} has {len(value)} values", tuple(inputs.shape[1:]))
+    return torch.tensor(value).reshape(-1, *(1,) * (inputs.dim() - 2))

@@ -3,10 +3,13 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.errors import EnvironmentFailure
 
@@ -43,13 +46,13 @@ class Capacity:
     gpus: float
 
 
-def local_capacity(cpus: float | None) -> Capacity:
+def local_capacity(cpus: int | None) -> Capacity:
     """Return what a cluster started on this machine would have, without starting it."""
-    return Capacity(cpus if cpus is not None else float(len(os.sched_getaffinity(0))), 0.0)
+    return Capacity(float(cpus or len(os.sched_getaffinity(0))), float(_num_gpus()))
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, *, cpus: float | None = None) -> Iterator[Capacity]:
+def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Capacity]:
     """Connect to Ray for the length of the context; a cluster started here listens on loopback and ends with it.
 
     Raises:
@@ -57,6 +60,8 @@ def ray_session(address: str | None, *, cpus: float | None = None) -> Iterator[C
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address is not None and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported, and never again
     import ray
 
     with tempfile.TemporaryDirectory(prefix="coffey-", ignore_cleanup_errors=True) as logs:
@@ -73,28 +78,54 @@ def ray_session(address: str | None, *, cpus: float | None = None) -> Iterator[C
                 ray.shutdown()
 
 
-def _connect(address: str | None, cpus: float | None) -> None:
+def _connect(address: str | None, cpus: int | None) -> None:
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": False}
     if address is not None:
-        ray.init(address=address, **quiet)
+        with _own_signal_handler():
+            ray.init(address=address, **quiet)
         return
     # Workers import the user's models as the driver does: from the directory of the command.
     os.environ["PYTHONPATH"] = _python_path()
-    # A cluster that was killed leaves its address behind; "local" never looks for it.
-    ray.init(
-        address="local",
-        num_cpus=None if cpus is None else int(cpus),
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        **quiet,
-    )
+    with _own_signal_handler():
+        # A cluster that was killed leaves its address behind; "local" never looks for it.
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **quiet,
+        )
+
+
+def _has_token() -> bool:
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return any(name in os.environ for name in names) or Path("~/.ray/auth_token").expanduser().is_file()
+
+
+def _num_gpus() -> int:
+    """Count NVIDIA's devices as Ray will, which asks their driver: as many as there are and this process may see."""
+    devices = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return devices if visible is None else min(devices, len([name for name in visible.split(",") if name.strip()]))
 
 
 def _python_path() -> str:
-    entries = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # Ours first: a folder of the user's called `students` must not hide the package.
+    ours = str(Path(__file__).parent.parent)
+    entries = [ours, os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return os.pathsep.join(dict.fromkeys(entries))
+
+
+@contextlib.contextmanager
+def _own_signal_handler() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM: Ray puts one in its place that ends the process with a stack trace."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

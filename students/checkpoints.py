@@ -1,11 +1,13 @@
-"""Checkpoints: the state after a number of steps, under its digest, with a record that says from what it was trained.
+"""Checkpoints: the state after a number of steps, named by its digest, and a record of what it was trained from.
 
 Only files that this code wrote are loaded: the record names the digest, and torch is told to unpickle nothing but
 tensors.
 """
 
 import io
+import pickle
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,11 +17,11 @@ from cluster.errors import TrainingError
 from cluster.identity import digest_of
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Digest, Identity
-from cluster.shards.verified import fetch_verified
+from cluster.shards.verified import ShardCorruptError, fetch_verified
 from cluster.storage.protocol import ObjectStore
 from students.task import EpochPoint, TrainingTask
 
-_RECORD = re.compile(r"checkpoints/([0-9]{12})\.json")
+_RECORD = re.compile(r"/([0-9]{12})\.json$")
 _KEPT = 2
 
 
@@ -65,7 +67,7 @@ def save_checkpoint(
     torch.save(state, buffer)
     body = buffer.getvalue()
     digest = digest_of(body)
-    store.put(_data_key(task, digest), body)
+    store.put(_data_key(task, step, digest), body)
     record = CheckpointRecord(
         identity=task.identity,
         dataset=task.dataset,
@@ -77,12 +79,14 @@ def save_checkpoint(
         loss_sum=loss_sum,
     )
     publish_record(store, _record_key(task, step), record)
-    _remove(store, task, keep=_KEPT)
+    keys = _keys(store, task)
+    oldest_kept = f"{_folder(task)}{_steps(keys)[-_KEPT:][0]:012d}"
+    _remove(store, [key for key in keys if key < oldest_kept])
 
 
 def latest_step(store: ObjectStore, task: TrainingTask) -> int:
     """Return the step of the newest checkpoint, or 0 if there is none."""
-    return max(_steps(store, task), default=0)
+    return max(_steps(_keys(store, task)), default=0)
 
 
 def load_checkpoint(store: ObjectStore, task: TrainingTask, step: int) -> tuple[CheckpointRecord, dict[str, Any]]:
@@ -90,7 +94,7 @@ def load_checkpoint(store: ObjectStore, task: TrainingTask, step: int) -> tuple[
 
     Raises:
         ForeignCheckpointError: it was trained from other data or other teachers.
-        ShardCorruptError: its bytes are not those that were written.
+        ShardCorruptError: its bytes are not those that were written, or are no checkpoint.
     """
     key = _record_key(task, step)
     record = read_record(store, key, CheckpointRecord)
@@ -101,36 +105,45 @@ def load_checkpoint(store: ObjectStore, task: TrainingTask, step: int) -> tuple[
     ):
         if found != expected:
             raise ForeignCheckpointError(f"{store.uri}/{key}", field, found, expected)
-    body = fetch_verified(store, _data_key(task, record.digest), digest=record.digest, num_bytes=record.num_bytes)
-    return record, torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    key = _data_key(task, step, record.digest)
+    body = fetch_verified(store, key, digest=record.digest, num_bytes=record.num_bytes)
+    try:
+        return record, torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ShardCorruptError(f"{store.uri}/{key}", "something that is no checkpoint", "tensors alone") from error
 
 
 def clear_checkpoints(store: ObjectStore, task: TrainingTask) -> None:
-    """Remove all checkpoints of a training that is complete."""
-    _remove(store, task, keep=0)
+    """Remove all checkpoints of a training that is complete, and what attempts that were killed left of theirs."""
+    _remove(store, _keys(store, task))
 
 
-def _remove(store: ObjectStore, task: TrainingTask, *, keep: int) -> None:
-    steps = _steps(store, task)
-    for step in steps[: len(steps) - keep]:
-        key = _record_key(task, step)
-        digest = read_record(store, key, CheckpointRecord).digest
-        store.delete(key)  # first, so that no record ever names bytes that are gone
-        store.delete(_data_key(task, digest))
+def _remove(store: ObjectStore, keys: Iterable[str]) -> None:
+    """Remove some keys, records first, so that none ever names bytes that are gone."""
+    for key in sorted(keys, key=lambda key: not key.endswith(".json")):
+        store.delete(key)
 
 
-def _steps(store: ObjectStore, task: TrainingTask) -> list[int]:
-    keys = (stat.key.removeprefix(f"{task.prefix}/") for stat in store.list(f"{task.prefix}/checkpoints/"))
-    return sorted(int(match[1]) for key in keys if (match := _RECORD.fullmatch(key)))
+def _keys(store: ObjectStore, task: TrainingTask) -> list[str]:
+    return [stat.key for stat in store.list(_folder(task))]
+
+
+def _steps(keys: Iterable[str]) -> list[int]:
+    return sorted(int(match[1]) for key in keys if (match := _RECORD.search(key)))
 
 
 def _labels_of(task: TrainingTask) -> tuple[str, ...]:
     return tuple(part.labels.identity for part in task.targets.parts) if task.targets else ()
 
 
+def _folder(task: TrainingTask) -> str:
+    return f"{task.prefix}/checkpoints/"
+
+
 def _record_key(task: TrainingTask, step: int) -> str:
-    return f"{task.prefix}/checkpoints/{step:012d}.json"
+    return f"{_folder(task)}{step:012d}.json"
 
 
-def _data_key(task: TrainingTask, digest: str) -> str:
-    return f"{task.prefix}/checkpoints/{digest}.pt"
+def _data_key(task: TrainingTask, step: int, digest: str) -> str:
+    # With the step, because two steps may end in the same state, and removing one must not remove the other.
+    return f"{_folder(task)}{step:012d}-{digest}.pt"

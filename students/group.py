@@ -23,6 +23,9 @@ class Group(Protocol):
     def without_exchange(self) -> AbstractContextManager[None]:
         """Return a context in which backward passes of the wrapped module keep their gradients local."""
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every worker the buffers of rank 0, such as the running means of a BatchNorm."""
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of `values` over the group."""
 
@@ -45,6 +48,9 @@ class Alone:
     def without_exchange(self) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Do nothing."""
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values themselves."""
@@ -72,6 +78,11 @@ class Together:
     def without_exchange(self) -> AbstractContextManager[None]:
         """Return DDP's own context."""
         return self._wrapped.no_sync()
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Broadcast them; DDP does so only when the next forward pass begins."""
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """All-reduce a copy."""

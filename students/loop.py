@@ -4,6 +4,7 @@ The state of a training is its weights, its optimizer and one integer. Batches, 
 are pure functions of the step, so a training that was killed anywhere ends with the weights of one that was not.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -128,15 +129,21 @@ class _Training:
         """Add what every worker has seen since the last time, so that rank 0 alone can save it."""
         self._loss_sum += float(self._group.sum(self._loss_here))
         self._loss_here.zero_()
+        self._check(self._loss_sum)
+
+    def _check(self, loss: float) -> None:
+        """Refuse to go on, and to save anything, once a loss is no number. All workers see the same, and all stop."""
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(self._task.name, math.ceil(self._step / self._steps_per_epoch), loss)
 
     def _close_epoch(self) -> None:
         """Note how the epoch went, on training and held-out rows."""
         self._gather_loss()
         epoch = self._step // self._steps_per_epoch
         loss = self._loss_sum / self._steps_per_epoch
-        if not torch.isfinite(torch.tensor(loss)):
-            raise TrainingDivergedError(self._task.name, epoch, loss)
+        self._group.share_buffers(self._module)  # so that what is scored is what rank 0 saves
         accuracy, nll = self._held_out.score(self._module)
+        self._check(nll)  # the last update of the epoch may have broken the weights
         self._points += (EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9)),)
         self._loss_sum = 0.0
         self._report()

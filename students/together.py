@@ -5,12 +5,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 import ray.exceptions
 import ray.train
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from cluster.errors import TrainingError
+from cluster.errors import CoffeyError, TrainingError
 from cluster.failures import own_error, reason_of
 from cluster.storage.open import open_store
 from students.group import Together
@@ -45,7 +46,12 @@ def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Exe
     with tempfile.TemporaryDirectory(prefix="coffey-train-", ignore_cleanup_errors=True) as scratch:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"store_uri": store_uri, "tasks": list(tasks), "execution": execution},
+            train_loop_config={
+                "store_uri": store_uri,
+                "tasks": list(tasks),
+                "execution": execution,
+                "refusal": ray.remote(num_cpus=0)(_Refusal).remote(),
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.workers,
                 use_gpu=config.gpus_per_worker > 0,
@@ -59,22 +65,41 @@ def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Exe
             ),
         )
         try:
-            diverged = trainer.fit().return_value
+            refused = trainer.fit().return_value
         except (ray.exceptions.RayError, TrainingFailedError) as error:
             raise own_error(error) or WorkersLostError(reason_of(error)) from error
-        if diverged is not None:
-            raise diverged
+        if refused is not None:
+            raise refused
 
 
-def _work(config: dict[str, Any]) -> TrainingDivergedError | None:
+class _Refusal:
+    """What a worker raised on purpose: Ray Train repeats whatever fails, and this would only fail again."""
+
+    def __init__(self) -> None:
+        self._error: CoffeyError | None = None
+
+    def note(self, error: CoffeyError) -> None:
+        self._error = self._error or error
+
+    def noted(self) -> CoffeyError | None:
+        return self._error
+
+
+def _work(config: dict[str, Any]) -> CoffeyError | None:
     """Run on every worker."""
+    refusal = config["refusal"]
+    earlier: CoffeyError | None = ray.get(refusal.noted.remote())
+    if earlier is not None:
+        return earlier  # of the attempt before; all workers see it, so all return
     store, group = open_store(config["store_uri"]), Together(get_device())
     try:
         for task in config["tasks"]:
             train(store, task, config["execution"], group)
     except TrainingDivergedError as error:
-        # Every worker sees the same sum, so all of them return; raising would have Ray Train repeat it.
-        return error
+        return error  # every worker sees the same sum, so all of them return
+    except CoffeyError as error:
+        ray.get(refusal.note.remote(error))
+        raise
     return None
 
 

@@ -125,7 +125,7 @@ class TeacherReplica:
         if isinstance(arrays, Commit):
             return Labelled(arrays, 0)
         logits = await loop.run_in_executor(self._compute, self._forward, arrays, progress)
-        commit = await loop.run_in_executor(self._io, self._commit, labels, request.number, logits)
+        commit = await loop.run_in_executor(self._io, self._commit, labels, request.number, logits, progress.rows)
         return Labelled(commit, len(logits))
 
     def _read(self, request: LabelRequest) -> tuple[LabelSet, Mapping[str, np.ndarray] | Commit]:
@@ -148,11 +148,11 @@ class TeacherReplica:
             progress.rows = min(rows, start + size)
         return np.concatenate(parts)
 
-    def _commit(self, labels: LabelSet, number: int, logits: np.ndarray) -> Commit:
+    def _commit(self, labels: LabelSet, number: int, logits: np.ndarray, rows: int) -> Commit:
         (column,) = labels.record.columns
-        check_logits(logits, num_classes=column.shape[0], teacher=self._config.name, shard=number)
+        check_logits(logits, rows=rows, num_classes=column.shape[0], teacher=self._config.name, shard=number)
         body = labels.encode(encode_logits(logits))
-        return labels.commit(number, body, rows=len(logits), statistics=statistics_of(logits))
+        return labels.commit(number, body, rows=rows, statistics=statistics_of(logits))
 
 
 class _Progress:

@@ -67,6 +67,20 @@ class ReplicaStalledError(TeacherError):
         )
 
 
+class NoReplicaError(TeacherError):
+    """No replica took a request for `START_TIMEOUT_S`."""
+
+    def __init__(self, teacher: str, timeout_s: float) -> None:
+        super().__init__(teacher, timeout_s)
+        self.teacher, self.timeout_s = teacher, timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.teacher}: no replica took a request in {self.timeout_s:.0f} s. The last one is gone and "
+            "the cluster has no room for another, or its model does not load: see `ray status`."
+        )
+
+
 class ShardsQuarantinedError(TeacherError):
     """Some shards failed on every attempt."""
 
@@ -77,9 +91,18 @@ class ShardsQuarantinedError(TeacherError):
     def __str__(self) -> str:
         shown = ", ".join(map(str, self.shards))
         return (
-            f"teacher {self.teacher}: shard {shown} failed on every attempt, the last time with: {self.reason} "
-            "All other shards that were labelled are kept; run the same command again to try only what is missing."
+            f"teacher {self.teacher}: shard {shown} failed on every attempt, the last time with: "
+            f"{self.reason.rstrip('.')}. All other shards that were labelled are kept; run the same command again to "
+            "try only what is missing."
         )
+
+
+def stop_replica(replica: str) -> None:
+    """Stop one replica's process; Serve's controller starts another in its place."""
+    try:
+        ray.kill(ray.get_actor(replica, namespace="serve"))
+    except ValueError:  # it is gone already, or another request of ours has stopped it
+        return
 
 
 async def label_shards(
@@ -88,6 +111,7 @@ async def label_shards(
     requests: Sequence[LabelRequest],
     *,
     on_event: Callable[[LabellingEvent], None],
+    stop_replica: Callable[[str], None] = stop_replica,
 ) -> None:
     """Have every request answered, in about the order given.
 
@@ -99,7 +123,7 @@ async def label_shards(
     try:
         while not queue.is_finished:
             while len(tasks) < REQUESTS_PER_REPLICA * config.max_replicas and (request := queue.take()) is not None:
-                tasks[asyncio.ensure_future(_label_one(handle, config, request, on_event))] = request
+                tasks[asyncio.ensure_future(_label_one(handle, config, request, on_event, stop_replica))] = request
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
                 on_event(_settle(queue, config.name, tasks.pop(task), task))
@@ -132,10 +156,14 @@ async def _label_one(
     config: TeacherConfig,
     request: LabelRequest,
     on_event: Callable[[LabellingEvent], None],
+    stop_replica: Callable[[str], None],
 ) -> Labelled:
     """Follow one request to its end; stop the replica that has it if that makes no progress."""
     answers = aiter(handle.options(stream=True).label.remote(request))
-    accepted = await _next(answers, START_TIMEOUT_S)
+    try:
+        accepted = await _next(answers, START_TIMEOUT_S)
+    except TimeoutError:
+        raise NoReplicaError(config.name, START_TIMEOUT_S) from None
     assert isinstance(accepted, Accepted), accepted  # noqa: S101
     loop = asyncio.get_running_loop()
     batches, progress_at_s = -1, loop.time()
@@ -144,7 +172,7 @@ async def _label_one(
         try:
             answer = await _next(answers, deadline_s - loop.time())
         except TimeoutError:
-            _replace(accepted.replica)
+            stop_replica(accepted.replica)
             on_event(ReplicaReplaced(config.name, accepted.replica))
             raise ReplicaStalledError(config.name, accepted.replica, config.stall_timeout_s) from None
         match answer:
@@ -156,11 +184,3 @@ async def _label_one(
 
 async def _next(answers: AsyncIterator[Answer], timeout_s: float) -> Answer:
     return await asyncio.wait_for(anext(answers), max(0.0, timeout_s))
-
-
-def _replace(replica: str) -> None:
-    """Stop one replica's process; Serve's controller starts another in its place."""
-    try:
-        ray.kill(ray.get_actor(replica, namespace="serve"))
-    except ValueError:  # it is gone already, or another request of ours has stopped it
-        return

@@ -30,14 +30,15 @@ def logits_column(num_classes: int) -> Column:
     return Column(name=LOGITS, dtype="float16", shape=(num_classes,))
 
 
-def check_logits(logits: np.ndarray, *, num_classes: int, teacher: str, shard: int) -> None:
+def check_logits(logits: np.ndarray, *, rows: int, num_classes: int, teacher: str, shard: int) -> None:
     """Refuse logits that are not finite, do not fit into float16, or are not `[rows, num_classes]`.
 
     Raises:
         OutputRefusedError: with the first row that is wrong.
     """
-    if logits.ndim != 2 or logits.shape[1] != num_classes:
-        raise OutputRefusedError(teacher, shard, f"an output of shape {list(logits.shape)}", f"[rows, {num_classes}]")
+    if logits.shape != (rows, num_classes):
+        found, expected = f"an output of shape {list(logits.shape)}", f"[{rows}, {num_classes}]: rows, classes"
+        raise OutputRefusedError(teacher, shard, found, expected)
     wrong = ~(np.abs(logits) <= _LARGEST)  # also true of NaN
     if wrong.any():
         row, place = np.argwhere(wrong)[0]

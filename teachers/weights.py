@@ -15,8 +15,11 @@ from cluster.errors import TeacherError
 from cluster.identity import digest_of
 from cluster.shards.schema import Digest
 from cluster.storage.open import open_store
+from cluster.storage.protocol import ObjectMissingError
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
+_ONNX_FIRST_BYTE = b"\x08"
+"""The tag of `ir_version`, which every ONNX file starts with; no pickle and no archive starts with a backspace."""
 CLASSES_KEY = "coffey.classes"
 
 
@@ -94,8 +97,8 @@ def read_weights(address: str) -> bytes:
     body = _read(address)
     if address.endswith(".safetensors"):
         _safetensors_header(body, address)
-    elif body[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK"):
-        raise UnsafeWeightsError(address, "a pickle or an archive under another name")
+    elif body[:1] != _ONNX_FIRST_BYTE:
+        raise UnsafeWeightsError(address, "something else under that name")
     return body
 
 
@@ -122,11 +125,13 @@ def weights_in_store(prefix: str, body: bytes, *, backend: Literal["module", "on
 
 
 def _read(address: str) -> bytes:
-    if address.startswith("s3://"):
-        parent, _, name = address.rpartition("/")
-        return bytes(open_store(parent).get(name))
     try:
+        if address.startswith("s3://"):
+            parent, _, name = address.rpartition("/")
+            return bytes(open_store(parent).get(name))
         return Path(address).read_bytes()
+    except ObjectMissingError as error:
+        raise WeightsMissingError(address, "No such object") from error
     except OSError as error:
         raise WeightsMissingError(address, error.strerror or str(error)) from error
 
@@ -140,6 +145,6 @@ def _safetensors_header(body: bytes, address: str) -> dict[str, object]:
         header = json.loads(body[8 : 8 + length])
         if not isinstance(header, dict):
             raise ValueError("no header")  # noqa: TRY004 - bytes of the wrong form, not a value of the wrong type
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnsafeWeightsError(address, "something else under that name") from error
     return header

@@ -4,7 +4,7 @@ Each column is a `FixedSizeList` (or a plain primitive for scalars) with its sha
 buffer that numpy and torch view without a copy. See docs/shard-format.md.
 """
 
-import json
+import functools
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.errors import DataError
+from cluster.identity import canonical_json
 from cluster.shards.buffers import decompressed_bytes
 from cluster.shards.compression import Compression
 from cluster.shards.schema import Column, columns_of
@@ -47,7 +48,7 @@ def encode_shard(arrays: Mapping[str, np.ndarray], *, compression: Compression =
     valid.
     """
     columns = columns_of(arrays)
-    schema = pa.schema([_field(column) for column in columns], metadata={_VERSION_KEY: str(FORMAT_VERSION)})
+    schema = _schema_of(columns)
     batch = pa.RecordBatch.from_arrays([_to_arrow(column, arrays[column.name]) for column in columns], schema=schema)
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
@@ -82,9 +83,14 @@ def decode_shard(
     return {column.name: _to_numpy(batch.column(place), column, rows, where) for place, column in enumerate(columns)}
 
 
+@functools.cache
+def _schema_of(columns: tuple[Column, ...]) -> pa.Schema:
+    return pa.schema([_field(column) for column in columns], metadata={_VERSION_KEY: str(FORMAT_VERSION)})
+
+
 def _field(column: Column) -> pa.Field:
-    metadata = {_SHAPE_KEY: json.dumps(column.shape).encode()}
-    return pa.field(column.name, _arrow_type(column), nullable=False, metadata=metadata)
+    shape = {_SHAPE_KEY: canonical_json(column.shape)}
+    return pa.field(column.name, _arrow_type(column), nullable=False, metadata=shape)
 
 
 def _arrow_type(column: Column) -> pa.DataType:
@@ -111,10 +117,8 @@ def _check_schema(schema: pa.Schema, columns: Sequence[Column], where: str) -> N
     version = (schema.metadata or {}).get(_VERSION_KEY, b"none").decode(errors="replace")
     if version != str(FORMAT_VERSION):
         raise ShardFormatError(where, f"format version {version}", str(FORMAT_VERSION))
-    expected = pa.schema([_field(column) for column in columns])
-    if not schema.equals(expected) or any(
-        schema.field(place).metadata != expected.field(place).metadata for place in range(len(columns))
-    ):
+    expected = _schema_of(tuple(columns))
+    if not schema.equals(expected, check_metadata=True):
         raise ShardFormatError(where, _described(schema), _described(expected))
 
 

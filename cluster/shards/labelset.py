@@ -105,11 +105,24 @@ class LabelSet:
         Raises:
             ForeignLabelsError: the description that is there is of other labels.
         """
-        where = f"{record.prefix}/labelset.json"
-        found = publish_record(store, where, record)
-        if found.identity != record.identity:
-            raise ForeignLabelsError(f"{store.uri}/{where}", found.identity, record.identity)
-        return cls(store, record)
+        labels = cls(store, record)
+        publish_record(store, labels._description_key, record)
+        labels.check_description()
+        return labels
+
+    def check_description(self) -> None:
+        """Compare the description in the store, if there is one, with ours; labels may have been copied or moved there.
+
+        Raises:
+            ForeignLabelsError: the description that is there is of other labels.
+        """
+        if self.store.exists(self._description_key):
+            found = read_record(self.store, self._description_key, LabelSetRecord)
+            if found.identity != self.identity:
+                where = f"{self.store.uri}/{self._description_key}"
+                raise ForeignLabelsError(
+                    where, f"{found.teacher}-{found.identity}", f"{self.record.teacher}-{self.identity}"
+                )
 
     def encode(self, arrays: Mapping[str, np.ndarray]) -> bytes:
         """Return the bytes of a shard with exactly the set's columns."""
@@ -193,6 +206,10 @@ class LabelSet:
         if commit.number != number or commit.columns != self.record.columns:
             raise BadRecordError(where, f"it describes shard {commit.number} with {commit.columns}, not {number}")
         return commit
+
+    @property
+    def _description_key(self) -> str:
+        return f"{self.record.prefix}/labelset.json"
 
     def _commit_key(self, number: int) -> str:
         return f"{self._prefix}/commits/{number:08d}.json"

@@ -1,5 +1,6 @@
 """An ONNX file, run by onnxruntime."""
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,8 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
+        # Weights in a file of their own would be read from wherever this process stands, and no digest covers them.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         try:
@@ -25,6 +28,8 @@ class OnnxBackend:
         graph_inputs = self._session.get_inputs()
         if len(graph_inputs) != 1:
             raise WeightsError(where, f"the graph has {len(graph_inputs)} inputs, expected 1")
+        if graph_inputs[0].type != "tensor(float)":
+            raise WeightsError(where, f"its input is a {graph_inputs[0].type}, expected tensor(float)")
         self._inputs, self._name = inputs, graph_inputs[0].name
 
     def forward(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

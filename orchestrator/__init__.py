@@ -1,0 +1,1 @@
+"""The conductor: the spec, the plan, the run, the command line and the report."""

@@ -1,0 +1,92 @@
+"""`demo`, `plan` and `run`: a job on this machine, or on the cluster that its spec names."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.options import AsJson, Overrides, Quiet, SpecFile
+from orchestrator.cli.output import console, print_json, print_table
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan, PlannedStep
+    from orchestrator.spec import JobSpec
+
+
+def demo(
+    store: Annotated[str, typer.Option(metavar="URI", help="Where everything is kept.")] = "./coffey-demo",
+    seeds: Annotated[str, typer.Option(metavar="N,N,…", help="One student is trained for each.")] = "0,1,2",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compress three teachers of handwritten digits into one small student, on this machine, in a minute or so."""
+    from orchestrator.demo.job import demo_spec
+
+    _run(demo_spec(store, _seeds(seeds)), quiet=quiet, as_json=as_json)
+
+
+def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what is done and what is left. Changes nothing."""
+    from cluster.storage.open import open_store
+    from orchestrator.load import load_spec
+    from orchestrator.plan import make_plan
+
+    job = load_spec(spec, overrides or ())
+    planned = make_plan(job, open_store(job.store))
+    if as_json:
+        print_json(planned)
+    else:
+        _print_plan(planned)
+
+
+def run(spec: SpecFile, overrides: Overrides = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Do what is left of a job, and report. The same command again continues."""
+    from orchestrator.load import load_spec
+
+    _run(load_spec(spec, overrides or ()), quiet=quiet, as_json=as_json)
+
+
+def _run(job: "JobSpec", *, quiet: bool, as_json: bool) -> None:
+    from cluster.storage.open import open_store
+    from orchestrator.progress import open_progress
+    from orchestrator.run import run_job
+
+    store = open_store(job.store)
+    command = shlex.join(["coffey", *sys.argv[1:]])
+    with open_progress(quiet=quiet, as_json=as_json) as progress:
+        result = run_job(job, store, command=command, progress=progress)
+    if as_json:
+        print_json({"run": result.run, "report_uri": result.report_uri, "report": result.report})
+        return
+    from orchestrator.report.table import print_report
+
+    print_report(result.report, console())
+    print(f"\nReport: {result.report_uri}")
+
+
+def _print_plan(planned: "Plan") -> None:
+    print(f"{planned.name} in {planned.store}")
+    print_table(
+        ("step", "state", ">rows", "identity", "note"),
+        ((step.name, step.state, _rows(step), step.identity, step.note) for step in planned.steps),
+    )
+    left = sum(step.state != "done" for step in planned.steps)
+    print("Nothing is left to do." if not left else f"{left} of {len(planned.steps)} steps are left.")
+    when = "while labels still arrive" if planned.pipelined else "when all labels are there"
+    print(f"Training starts {when}: {planned.pipelined_because}")
+
+
+def _rows(step: "PlannedStep") -> str:
+    if step.rows is None:
+        return ""
+    return f"{step.rows:,}" if step.rows_done in {None, step.rows} else f"{step.rows_done:,} of {step.rows:,}"
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is no list of whole numbers, such as 0,1,2", param_hint="--seeds"
+        ) from error

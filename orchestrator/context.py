@@ -1,0 +1,82 @@
+"""What every step of a run is given, and where it says what it did."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cluster.storage.protocol import ObjectStore
+from orchestrator.events import Event, RunLog, now
+from orchestrator.plan import Inspection, PlannedStep
+from orchestrator.progress import Progress
+from orchestrator.report.record import StepResult
+from orchestrator.resolve import Job
+
+
+@dataclass
+class StepAccount:
+    """What a step has computed; filled in by the step."""
+
+    name: str
+    rows: int | None = None
+
+
+@dataclass
+class RunContext:
+    """One run: the job, the store, and everyone who wants to know."""
+
+    job: Job
+    store: ObjectStore
+    log: RunLog
+    progress: Progress
+    results: list[StepResult] = field(default_factory=list)
+    teacher_rows: int = 0
+    """Rows that went through a teacher in this run."""
+
+    def inspect(self) -> Inspection:
+        """Compare the job with the store as it is now."""
+        return Inspection(self.job, self.store)
+
+    @contextlib.contextmanager
+    def step(self, planned: PlannedStep) -> Iterator[StepAccount]:
+        """Account for a step that is not done."""
+        self.started(planned)
+        account, started_s = StepAccount(planned.name), time.monotonic()
+        yield account
+        self.finished(planned, seconds=time.monotonic() - started_s, rows=account.rows)
+
+    def reused(self, planned: PlannedStep) -> None:
+        """Note a step whose result was there."""
+        self.progress.finished(planned.name, outcome="reused", seconds=0.0, rows=None)
+        self.results.append(StepResult(name=planned.name, kind=planned.kind, outcome="reused", seconds=0.0))
+
+    def started(self, planned: PlannedStep) -> None:
+        """Note the beginning of a step."""
+        self.progress.started(planned.name, rows=planned.rows, done=planned.rows_done or 0)
+        self.log.append(Event(at=now(), event="started", step=planned.name, rows=planned.rows))
+
+    def advanced(self, step: str, rows: int | None, note: str = "") -> None:
+        """Note how far a step is."""
+        self.progress.advanced(step, rows=rows, note=note)
+        self.log.append(Event(at=now(), event="advanced", step=step, rows=rows, message=note))
+
+    def finished(self, planned: PlannedStep, *, seconds: float, rows: int | None) -> None:
+        """Note the end of a step."""
+        outcome = "continued" if planned.state == "partial" else "computed"
+        self.progress.finished(planned.name, outcome=outcome, seconds=seconds, rows=rows)
+        self.log.append(Event(at=now(), event="finished", step=planned.name, rows=rows, seconds=round(seconds, 3)))
+        self.results.append(
+            StepResult(
+                name=planned.name,
+                kind=planned.kind,
+                outcome=outcome,
+                seconds=seconds,
+                rows=rows,
+                rows_per_s=rows / seconds if rows and seconds else None,
+            )
+        )
+
+    def said(self, message: str) -> None:
+        """Tell whoever watches, and keep it."""
+        self.progress.said(message)
+        self.log.append(Event(at=now(), event="said", message=message))

@@ -1,0 +1,14 @@
+"""`evaluations/….json`: every figure of a job that does not depend on when it ran."""
+
+from cluster.config import Config
+from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Sample, Summary
+
+
+class EvaluationRecord(Config):
+    """All models on the test rows."""
+
+    models: tuple[ModelResult, ...]
+    calibrations: tuple[CalibrationResult, ...]
+    agreements: tuple[Agreement, ...]
+    samples: tuple[Sample, ...]
+    summary: Summary

@@ -1,0 +1,225 @@
+"""The plan: every step, whether it is done, and what is left.
+
+Making one changes nothing, and needs neither torch nor Ray.
+"""
+
+from typing import Literal
+
+from cluster.config import Config
+from cluster.session import Capacity, local_capacity
+from cluster.shards.calibration import calibration_key
+from cluster.shards.dataset import DatasetRecord, dataset_key
+from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.records import read_record
+from cluster.storage.protocol import ObjectStore
+from orchestrator.placement import Placement, check_room, place
+from orchestrator.resolve import Job, ResolvedTeacher, resolve
+from orchestrator.spec import JobSpec
+from students.task import TrainingTask
+
+StepKind = Literal["ingest", "fit", "label", "calibrate", "fuse", "train", "baseline", "evaluate", "export"]
+StepState = Literal["done", "partial", "to do"]
+
+
+class PlannedStep(Config):
+    """One node of the plan."""
+
+    name: str
+    kind: StepKind
+    identity: str
+    state: StepState
+    rows: int | None = None
+    """Rows it computes in all, where that is known."""
+    rows_done: int | None = None
+    note: str = ""
+
+
+class Plan(Config):
+    """What a run would do."""
+
+    name: str
+    store: str
+    steps: tuple[PlannedStep, ...]
+    pipelined: bool
+    """Whether training starts while labels still arrive."""
+    pipelined_because: str
+
+
+def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
+    """Say what is done and what is left.
+
+    A cluster at an address is taken to be large enough; what does not fit is said when the run reaches it.
+    """
+    inspection = Inspection(resolve(spec), store)
+    placement = None
+    if spec.cluster.address is None:
+        capacity = local_capacity(spec.cluster.cpus)
+        inspection.check_room(capacity)
+        placement = inspection.place(capacity)
+    return Plan(
+        name=spec.name,
+        store=store.uri,
+        steps=inspection.steps(),
+        pipelined=placement.pipelined if placement else False,
+        pipelined_because=placement.because if placement else "decided when the cluster at cluster.address answers",
+    )
+
+
+class Inspection:
+    """Compares a job with what is in the store."""
+
+    def __init__(self, job: Job, store: ObjectStore) -> None:
+        self._job, self._store = job, store
+        self._datasets = {
+            identity: read_record(store, key, DatasetRecord) if store.exists(key := dataset_key(identity)) else None
+            for identity in job.datasets.distinct()
+        }
+
+    def steps(self) -> tuple[PlannedStep, ...]:
+        """Return all steps in the order of the data's way."""
+        job = self._job
+        steps = [self.ingest()]
+        steps += [self.fit(teacher.fit) for teacher in job.teachers if teacher.fit is not None]
+        steps += [self.label(teacher) for teacher in job.teachers]
+        if job.spec.fusion.calibrate:
+            steps += [self.calibrate(teacher) for teacher in job.teachers]
+        if job.fused is not None:
+            steps.append(self.fuse(job.fused))
+        if job.baselines:
+            steps.append(self.baseline())
+        steps += [self.train(), self.evaluate(), self.export()]
+        return tuple(steps)
+
+    def ingest(self) -> PlannedStep:
+        """Look for the data sets."""
+        records = list(self._datasets.values())
+        found = [record for record in records if record is not None]
+        rows = sum(record.rows for record in found)
+        return PlannedStep(
+            name="ingest",
+            kind="ingest",
+            identity=self._job.datasets.train,
+            state=_state(len(found), len(records)),
+            rows=rows if len(found) == len(records) else None,
+            rows_done=rows,
+            note=f"{self._job.spec.data.read.source}: training, labelled, held-out and test rows",
+        )
+
+    def fit(self, task: TrainingTask) -> PlannedStep:
+        """Look for a fitted teacher."""
+        return self._trained(f"fit:{task.name}", "fit", (task,), note=f"{task.epochs} epochs on the labelled rows")
+
+    def label(self, teacher: ResolvedTeacher) -> PlannedStep:
+        """Count the committed shards of a teacher."""
+        records = [self._datasets[record.dataset] for record in teacher.label_sets]
+        rows = [sum(shard.rows for shard in record.shards) if record else None for record in records]
+        for record in teacher.label_sets:
+            LabelSet(self._store, record).check_description()
+        done = sum(self._rows_labelled(record) for record in teacher.label_sets)
+        sealed = sum(LabelSet(self._store, record).is_sealed() for record in teacher.label_sets)
+        known = None if None in rows else sum(count for count in rows if count is not None)
+        state: StepState = "done" if sealed == len(records) else ("partial" if done else "to do")
+        return PlannedStep(
+            name=f"label:{teacher.config.name}",
+            kind="label",
+            identity=teacher.train.identity,
+            state=state,
+            rows=known,
+            rows_done=done,
+            note=f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve",
+        )
+
+    def calibrate(self, teacher: ResolvedTeacher) -> PlannedStep:
+        """Look for a teacher's temperature."""
+        key = calibration_key(teacher.held_out)
+        return self._recorded(f"calibrate:{teacher.config.name}", "calibrate", key, note="on the held-out rows")
+
+    def fuse(self, record: LabelSetRecord) -> PlannedStep:
+        """Look for the fused labels."""
+        dataset = self._datasets[record.dataset]
+        done = self._rows_labelled(record)
+        is_sealed = LabelSet(self._store, record).is_sealed()
+        return PlannedStep(
+            name="fuse",
+            kind="fuse",
+            identity=record.identity,
+            state="done" if is_sealed else ("partial" if done else "to do"),
+            rows=dataset.rows if dataset else None,
+            rows_done=done,
+            note=self._job.spec.fusion.combine,
+        )
+
+    def train(self) -> PlannedStep:
+        """Look for the trained students."""
+        train = self._job.spec.train
+        note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.workers} worker(s)"
+        return self._trained(f"train:{self._job.spec.student.name}", "train", self._job.students, note=note)
+
+    def baseline(self) -> PlannedStep:
+        """Look for the lone students."""
+        assert self._job.spec.baseline is not None  # noqa: S101 - called only with baselines in the job
+        lengths = ", ".join(map(str, self._job.spec.baseline.epochs))
+        tasks = tuple(task for tasks in self._job.baselines for task in tasks)
+        return self._trained("baseline", "baseline", tasks, note=f"without teachers, {lengths} epochs")
+
+    def evaluate(self) -> PlannedStep:
+        """Look for the figures."""
+        return self._recorded("evaluate", "evaluate", self._job.evaluation_key, note="all models on the test rows")
+
+    def export(self) -> PlannedStep:
+        """Look for the exported files."""
+        return self._recorded("export", "export", self._job.export_key, note=", ".join(self._job.spec.export))
+
+    def check_room(self, capacity: Capacity) -> None:
+        """Raise `DoesNotFitError` if something that is left is larger than the cluster and would wait for it forever.
+
+        What is done needs no room: labels may come from a larger cluster, last week.
+        """
+        job = self._job
+        teachers = [
+            teacher.config
+            for teacher in job.teachers
+            if _is_left(self.label(teacher)) or (teacher.fit is not None and _is_left(self.fit(teacher.fit)))
+        ]
+        trains = _is_left(self.train()) or (bool(job.baselines) and _is_left(self.baseline()))
+        check_room(teachers, job.spec.train if trains else None, capacity)
+
+    def place(self, capacity: Capacity) -> Placement:
+        """Decide how the labelling and the training that are left share a cluster."""
+        job = self._job
+        teachers = [teacher.config for teacher in job.teachers if _is_left(self.label(teacher))]
+        train = job.spec.train if _is_left(self.train()) else None
+        return place(teachers, train, capacity, fused_first=job.fused is not None)
+
+    def missing(self, record: LabelSetRecord) -> list[int]:
+        """Return the shards of a label set that are not committed; the data set has to exist."""
+        dataset = self._datasets[record.dataset]
+        assert dataset is not None  # noqa: S101 - called after ingest
+        labels = LabelSet(self._store, record)
+        committed = set() if labels.is_sealed() else labels.committed_numbers()
+        return [] if labels.is_sealed() else [n for n in range(len(dataset.shards)) if n not in committed]
+
+    def _rows_labelled(self, record: LabelSetRecord) -> int:
+        dataset, labels = self._datasets[record.dataset], LabelSet(self._store, record)
+        if dataset is None:
+            return 0
+        if labels.is_sealed():
+            return dataset.rows
+        return sum(dataset.shards[number].rows for number in labels.committed_numbers() if number < len(dataset.shards))
+
+    def _trained(self, name: str, kind: StepKind, tasks: tuple[TrainingTask, ...], *, note: str) -> PlannedStep:
+        done = sum(self._store.exists(task.record_key) for task in tasks)
+        return PlannedStep(name=name, kind=kind, identity=tasks[0].identity, state=_state(done, len(tasks)), note=note)
+
+    def _recorded(self, name: str, kind: StepKind, key: str, *, note: str) -> PlannedStep:
+        identity = key.rpartition("-")[2].removesuffix(".json").rpartition("/")[2]
+        state = _state(int(self._store.exists(key)), 1)
+        return PlannedStep(name=name, kind=kind, identity=identity, state=state, note=note)
+
+
+def _is_left(step: PlannedStep) -> bool:
+    return step.state != "done"
+
+
+def _state(done: int, total: int) -> StepState:
+    return "done" if done == total else ("partial" if done else "to do")

@@ -1,0 +1,121 @@
+"""From a finished run to `report.json` and `report.html` in the store."""
+
+import importlib.metadata
+import os
+import platform
+
+from cluster.shards.dataset import DatasetRecord, dataset_key
+from cluster.shards.records import read_record
+from orchestrator.context import RunContext
+from orchestrator.evaluation import EvaluationRecord
+from orchestrator.events import now
+from orchestrator.load import dump_spec
+from orchestrator.report.page import render_page
+from orchestrator.report.record import Curve, CurvePoint, DataSummary, Report, Role, Summary
+from students.task import TrainedRecord, TrainingTask
+
+_CLEARLY = 1.645
+"""Standard errors by which teachers must lead: one-sided 95 %."""
+
+_SHOWN_PACKAGES = ("coffey", "ray", "torch", "pyarrow", "numpy")
+
+
+def publish_report(context: RunContext, *, command: str, wall_s: float) -> tuple[Report, str]:
+    """Write both files, and return the record and the address of the page."""
+    report = build_report(context, command=command, wall_s=wall_s)
+    prefix = f"runs/{report.run}"
+    context.store.put(f"{prefix}/spec.yaml", report.spec.encode())
+    context.store.put(f"{prefix}/plan.json", _plan_json(context))
+    context.store.put(f"{prefix}/report.json", report.model_dump_json(indent=1).encode())
+    context.store.put(f"{prefix}/report.html", render_page(report).encode())
+    return report, f"{context.store.uri}/{prefix}/report.html"
+
+
+def build_report(context: RunContext, *, command: str, wall_s: float) -> Report:
+    """Gather everything that a run has to say; every step has to be done."""
+    job, store = context.job, context.store
+    evaluation = read_record(store, job.evaluation_key, EvaluationRecord)
+    return Report(
+        name=job.spec.name,
+        run=context.log.state.run,
+        created=now(),
+        command=command,
+        store=store.uri,
+        wall_s=wall_s,
+        teacher_rows_computed=context.teacher_rows,
+        summary=evaluation.summary,
+        warnings=warnings_of(evaluation.summary),
+        data=_data(context),
+        models=evaluation.models,
+        calibrations=evaluation.calibrations if job.spec.fusion.calibrate else (),
+        agreements=evaluation.agreements,
+        curves=_curves(context, evaluation),
+        steps=tuple(context.results),
+        samples=evaluation.samples,
+        environment=_environment(),
+        spec=dump_spec(job.spec),
+    )
+
+
+def warnings_of(summary: Summary) -> tuple[str, ...]:
+    """Return what a reader must not overlook."""
+    warnings = []
+    lead, error = summary.teachers_lead, summary.teachers_lead_stderr
+    if lead is not None and error is not None and lead <= _CLEARLY * error:
+        warnings.append(
+            f"The teachers are not clearly better than the lone student: {100 * lead:+.1f} ± {100 * error:.1f} "
+            "points on the held-out rows. Distillation does not pay here. Use better teachers, or more unlabelled "
+            "rows."
+        )
+    loss = 100 * ((summary.baseline_accuracy or 0.0) - summary.student_accuracy)
+    if loss > 1e-6:  # means of equal accuracies may differ in their last bit
+        warnings.append(f"The distilled student is {loss:.1f} points worse than the lone student on the test rows.")
+    return tuple(warnings)
+
+
+def _data(context: RunContext) -> DataSummary:
+    job = context.job
+    records = {
+        identity: read_record(context.store, dataset_key(identity), DatasetRecord)
+        for identity in job.datasets.distinct()
+    }
+    train = records[job.datasets.train]
+    return DataSummary(
+        source=job.spec.data.read.source,
+        classes=job.classes,
+        train_rows=train.rows,
+        labelled_rows=train.labelled_rows,
+        held_out_rows=records[job.datasets.held_out].rows,
+        test_rows=records[job.datasets.test].rows,
+    )
+
+
+def _curves(context: RunContext, evaluation: EvaluationRecord) -> tuple[Curve, ...]:
+    job = context.job
+    chosen = {model.seed: model.epochs for model in evaluation.models if model.role == "baseline"}
+    curves = [_curve(context, teacher.fit, "teacher", teacher.config.name) for teacher in job.teachers if teacher.fit]
+    for tasks in job.baselines:
+        curves += [_curve(context, task, "baseline", "baseline") for task in tasks if task.epochs == chosen[task.seed]]
+    curves += [_curve(context, task, "student", job.spec.student.name) for task in job.students]
+    return tuple(curves)
+
+
+def _curve(context: RunContext, task: TrainingTask, role: Role, name: str) -> Curve:
+    record = read_record(context.store, task.record_key, TrainedRecord)
+    points = tuple(CurvePoint.model_validate(point.model_dump()) for point in record.points)
+    return Curve(model=name, role=role, seed=None if role == "teacher" else task.seed, points=points)
+
+
+def _plan_json(context: RunContext) -> bytes:
+    lines = ",\n".join(step.model_dump_json() for step in context.inspect().steps())
+    return f"[{lines}]\n".encode()
+
+
+def _environment() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _SHOWN_PACKAGES}
+    machine = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(len(os.sched_getaffinity(0))),
+    }
+    return versions | machine

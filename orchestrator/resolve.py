@@ -1,0 +1,236 @@
+"""From a spec to identities: what every step would produce, without doing any of it.
+
+Reads the source files and the weights for their digests, and nothing else. Imports neither torch nor Ray.
+"""
+
+from dataclasses import dataclass
+
+from cluster.identity import digest_of, identity_of
+from cluster.models import ModelConfig, source_digest
+from cluster.shards.calibration import calibration_key
+from cluster.shards.labelset import LabelSetRecord
+from orchestrator.sources.read import class_names, source_digests
+from orchestrator.spec import JobSpec
+from orchestrator.splits import DatasetIds, dataset_ids
+from students.spec import CrossEntropyTerm, KLTerm, OrderConfig
+from students.task import Target, Targets, TrainingTask
+from teachers.outputs import logits_column
+from teachers.spec import TeacherConfig
+from teachers.weights import StoredWeights, check_classes, classes_in, read_weights, weights_in_store
+
+RECIPE = 1
+ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class ResolvedTeacher:
+    """A teacher and everything it will write."""
+
+    config: TeacherConfig
+    identity: str
+    fit: TrainingTask | None
+    """The training that makes its weights, if we do."""
+    given: StoredWeights | None
+    """Where weights that the user gave lie in the store once it labels."""
+    train: LabelSetRecord
+    held_out: LabelSetRecord
+    test: LabelSetRecord
+
+    @property
+    def label_sets(self) -> tuple[LabelSetRecord, ...]:
+        """Its label sets in the order in which they are needed."""
+        return self.held_out, self.train, self.test
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec with every identity in it."""
+
+    spec: JobSpec
+    classes: tuple[str, ...]
+    datasets: DatasetIds
+    teachers: tuple[ResolvedTeacher, ...]
+    fused: LabelSetRecord | None
+    """The label set that the fuse step writes, if one is asked for."""
+    students: tuple[TrainingTask, ...]
+    """One for each seed."""
+    baselines: tuple[tuple[TrainingTask, ...], ...]
+    """For each seed one for each candidate length; empty without a baseline."""
+
+    @property
+    def fusion(self) -> Targets:
+        """How the teachers are fused for training rows, whether it is done while reading or before."""
+        return _fusion(self.spec, self.teachers)
+
+    @property
+    def evaluation_key(self) -> str:
+        """Key of the record with all figures."""
+        facts = {
+            "classes": list(self.classes),
+            "test": self.datasets.test,
+            "teachers": [[teacher.test.identity, teacher.held_out.identity] for teacher in self.teachers],
+            "fusion": self.fusion,
+            "students": [task.identity for task in self.students],
+            "baselines": [[task.identity for task in tasks] for tasks in self.baselines],
+        }
+        return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', RECIPE, facts)}.json"
+
+    @property
+    def export_key(self) -> str:
+        """Key of the record that names the exported files."""
+        facts = {"student": self.students[0].identity, "formats": sorted(self.spec.export)}
+        return f"{self.students[0].prefix}/export/{identity_of('export', RECIPE, facts)}.json"
+
+
+def resolve(spec: JobSpec) -> Job:
+    """Compute every identity.
+
+    Raises:
+        SourceMissingError, SourceFormatError: the data is not what the spec says.
+        WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
+        ModelSourceError: a model's module cannot be found.
+    """
+    classes = class_names(spec.data)
+    datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
+    teachers = tuple(_teacher(spec, teacher, datasets, classes) for teacher in spec.teachers)
+    fused = _fused(spec, teachers, datasets) if spec.fusion.when == "write" else None
+    targets = _fusion(spec, teachers)
+    if fused is not None:
+        targets = Targets(combine="mean_logit", parts=(Target(labels=fused, weight=1.0),))
+    return Job(
+        spec=spec,
+        classes=classes,
+        datasets=datasets,
+        teachers=teachers,
+        fused=fused,
+        students=tuple(_student(spec, datasets, targets, seed) for seed in spec.train.seeds),
+        baselines=tuple(_baseline(spec, datasets, seed) for seed in spec.train.seeds) if spec.baseline else (),
+    )
+
+
+def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes: tuple[str, ...]) -> ResolvedTeacher:
+    check_classes(config.name, config.classes, classes)
+    fit = _fit(config, datasets)
+    body = None if fit else _weights(config, classes)
+    facts: dict[str, object] = {"inputs": config.inputs}
+    if fit is not None:
+        facts |= {"fit": fit.identity}
+    elif body is not None:
+        facts |= {"weights": digest_of(body)} | _model_facts(config)
+    identity = identity_of("teacher", RECIPE, facts)
+    given = (
+        None if body is None else weights_in_store(f"teachers/{config.name}-{identity}", body, backend=config.backend)
+    )
+    train, held_out, test = (
+        LabelSetRecord(
+            teacher=config.name,
+            teacher_identity=identity,
+            dataset=dataset,
+            columns=(logits_column(len(classes)),),
+            compression=spec.data.compression,
+        )
+        for dataset in (datasets.train, datasets.held_out, datasets.test)
+    )
+    return ResolvedTeacher(config, identity, fit, given, train, held_out, test)
+
+
+def _weights(config: TeacherConfig, classes: tuple[str, ...]) -> bytes:
+    assert config.weights is not None  # noqa: S101 - the spec has exactly one of weights and fit
+    body = read_weights(config.weights)
+    check_classes(config.name, classes_in(body, config.weights), classes)
+    return body
+
+
+def _model_facts(config: TeacherConfig) -> dict[str, object]:
+    if config.model is None:
+        return {}
+    return {"model": config.model, "arguments": config.arguments, "source": source_digest(config.model)}
+
+
+def _fit(config: TeacherConfig, datasets: DatasetIds) -> TrainingTask | None:
+    if config.fit is None:
+        return None
+    assert config.model is not None  # noqa: S101 - the spec allows `fit` only with a model
+    return TrainingTask(
+        name=config.name,
+        folder="teachers",
+        model=ModelConfig(factory=config.model, arguments=config.arguments, inputs=config.inputs),
+        model_source=source_digest(config.model),
+        dataset=datasets.labelled,
+        held_out=datasets.held_out,
+        objective=(CrossEntropyTerm(label_smoothing=config.fit.label_smoothing),),
+        epochs=config.fit.epochs,
+        batch_size=config.fit.batch_size,
+        optimizer=config.fit.optimizer,
+        seed=config.fit.seed,
+        # Not the student's order: nothing that is said of the student may change a teacher. One worker needs one lane.
+        order=OrderConfig(lanes=1),
+    )
+
+
+def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
+    parts = tuple(
+        Target(
+            labels=teacher.train,
+            weight=spec.fusion.weights.get(teacher.config.name, 1.0),
+            calibration=calibration_key(teacher.held_out) if spec.fusion.calibrate else None,
+        )
+        for teacher in teachers
+    )
+    return Targets(combine=spec.fusion.combine, parts=parts)
+
+
+def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds) -> LabelSetRecord:
+    return LabelSetRecord(
+        teacher=ENSEMBLE,
+        teacher_identity=identity_of("fusion", RECIPE, {"targets": _fusion(spec, teachers)}),
+        dataset=datasets.train,
+        columns=teachers[0].train.columns,
+        compression=spec.data.compression,
+    )
+
+
+def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -> TrainingTask:
+    learns_from_teachers = any(isinstance(term, KLTerm) for term in spec.objective)
+    return TrainingTask(
+        name=f"{spec.student.name}-{seed}",
+        folder="students",
+        model=_student_model(spec),
+        model_source=source_digest(spec.student.model),
+        dataset=datasets.train,
+        held_out=datasets.held_out,
+        targets=targets if learns_from_teachers else None,
+        objective=spec.objective,
+        epochs=spec.train.epochs,
+        batch_size=spec.train.batch_size,
+        optimizer=spec.train.optimizer,
+        seed=seed,
+        order=spec.train.order,
+        precision=spec.train.precision,
+    )
+
+
+def _baseline(spec: JobSpec, datasets: DatasetIds, seed: int) -> tuple[TrainingTask, ...]:
+    assert spec.baseline is not None  # noqa: S101
+    return tuple(
+        TrainingTask(
+            name=f"baseline-{seed}-{epochs}",
+            folder="students",
+            model=_student_model(spec),
+            model_source=source_digest(spec.student.model),
+            dataset=datasets.labelled,
+            held_out=datasets.held_out,
+            objective=(CrossEntropyTerm(),),
+            epochs=epochs,
+            batch_size=spec.baseline.batch_size,
+            optimizer=spec.train.optimizer,
+            seed=seed,
+            order=spec.train.order,
+            precision=spec.train.precision,
+        )
+        for epochs in spec.baseline.epochs
+    )
+
+
+def _student_model(spec: JobSpec) -> ModelConfig:
+    return ModelConfig(factory=spec.student.model, arguments=spec.student.arguments, inputs=spec.student.inputs)

@@ -1,0 +1,232 @@
+"""The figures of a job: computed from label sets and trained weights in the store. N rows, C classes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import get_args
+
+import numpy as np
+import torch
+
+from cluster.shards.calibration import temperature_of
+from cluster.shards.dataset import Dataset
+from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.shards.records import read_record
+from cluster.shards.schema import LABEL, ROW
+from cluster.storage.protocol import ObjectStore
+from orchestrator.evaluation import EvaluationRecord
+from orchestrator.measuring import Measured, measure_student, measure_teacher
+from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
+from orchestrator.resolve import ENSEMBLE, Job, ResolvedTeacher
+from students.fusion import fuse
+from students.metrics import accuracy, agreement, kl, nll
+from students.reliability import ece, reliability
+from students.task import TrainedRecord, TrainingTask
+
+_NUM_SAMPLES = 12
+_ROUNDING = 1e-9
+"""A gap that is smaller is none: the mean of three equal accuracies may differ from them in its last bit."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One data set in memory."""
+
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def load(cls, store: ObjectStore, identity: str) -> "_Rows":
+        shards = list(Dataset.open(store, identity))
+        return cls({name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]})
+
+    @property
+    def labels_N(self) -> np.ndarray:
+        return self.arrays[LABEL]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A model with its logits on the test and the held-out rows."""
+
+    name: str
+    role: Role
+    seed: int | None
+    measured: Measured
+    test_NC: np.ndarray
+    held_out_NC: np.ndarray
+    epochs: int | None = None
+
+
+def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
+    """Compute every figure; reads labels that teachers have written and runs the trained students."""
+    torch.set_num_threads(1)
+    test, held_out = _Rows.load(store, job.datasets.test), _Rows.load(store, job.datasets.held_out)
+    teachers = [_score_teacher(store, teacher, test) for teacher in job.teachers]
+    temperatures = [temperature_of(store, part.calibration) for part in job.fusion.parts]
+    ensemble = _score_ensemble(job, teachers, temperatures)
+    rows = test.arrays, held_out.arrays
+    lone, name = [chosen_length(store, tasks) for tasks in job.baselines], job.spec.student.name
+    baselines = [_score_trained(store, task, rows, name="baseline", role="baseline") for task in lone]
+    students = [_score_trained(store, task, rows, name=name, role="student") for task in job.students]
+    models = [*teachers, ensemble, *baselines, *students]
+    return EvaluationRecord(
+        models=tuple(_result(model, test.labels_N) for model in models),
+        calibrations=tuple(
+            _calibration(model, temperature, test.labels_N)
+            for model, temperature in zip(teachers, temperatures, strict=True)
+        ),
+        agreements=tuple(_agreement(model, students) for model in [*teachers, ensemble]),
+        samples=_samples(test, [*teachers, ensemble, *baselines[:1], *students[:1]]),
+        summary=_summary(models, test, held_out),
+    )
+
+
+def chosen_length(store: ObjectStore, tasks: Sequence[TrainingTask]) -> TrainingTask:
+    """Return the candidate with the best accuracy on the held-out rows at its end, among equals the least NLL."""
+
+    def merit(task: TrainingTask) -> tuple[float, float]:
+        last = read_record(store, task.record_key, TrainedRecord).points[-1]
+        return last.accuracy, -last.nll
+
+    return max(tasks, key=merit)
+
+
+def _score_teacher(store: ObjectStore, teacher: ResolvedTeacher, test: _Rows) -> _Scored:
+    return _Scored(
+        teacher.config.name,
+        "teacher",
+        None,
+        measure_teacher(store, teacher, test.arrays),
+        _labels(store, teacher.test),
+        _labels(store, teacher.held_out),
+        teacher.fit.epochs if teacher.fit else None,
+    )
+
+
+def _score_ensemble(job: Job, teachers: Sequence[_Scored], temperatures: Sequence[float]) -> _Scored:
+    def fused(logits: Sequence[np.ndarray]) -> np.ndarray:
+        weights = [part.weight for part in job.fusion.parts]
+        tensors = [torch.from_numpy(array) for array in logits]
+        log_probs: np.ndarray = fuse(
+            tensors, combine=job.fusion.combine, weights=weights, temperatures=temperatures
+        ).numpy()
+        return log_probs
+
+    return _Scored(
+        ENSEMBLE,
+        "ensemble",
+        None,
+        sum((teacher.measured for teacher in teachers[1:]), teachers[0].measured),
+        fused([teacher.test_NC for teacher in teachers]),
+        fused([teacher.held_out_NC for teacher in teachers]),
+    )
+
+
+def _score_trained(
+    store: ObjectStore, task: TrainingTask, rows: Sequence[Mapping[str, np.ndarray]], *, name: str, role: Role
+) -> _Scored:
+    measured, (test_logits, held_out_logits) = measure_student(store, task, rows)
+    return _Scored(name, role, task.seed, measured, test_logits, held_out_logits, task.epochs)
+
+
+def _labels(store: ObjectStore, record: LabelSetRecord) -> np.ndarray:
+    labels = LabelSet(store, record)
+    commits = labels.load_manifest().commits
+    return np.concatenate([labels.read(commit.number)[LOGITS] for commit in commits])
+
+
+def _result(model: _Scored, labels_N: np.ndarray) -> ModelResult:
+    return ModelResult(
+        name=model.name,
+        role=model.role,
+        seed=model.seed,
+        accuracy=accuracy(model.test_NC, labels_N),
+        nll=nll(model.test_NC, labels_N),
+        ece=ece(reliability(model.test_NC, labels_N)),
+        parameters=model.measured.parameters,
+        num_bytes=model.measured.num_bytes,
+        latency_ms=model.measured.latency_ms,
+        epochs=model.epochs,
+    )
+
+
+def _calibration(model: _Scored, temperature: float, labels_N: np.ndarray) -> CalibrationResult:
+    cooled = model.test_NC.astype(np.float64) / temperature
+    before, after = reliability(model.test_NC, labels_N), reliability(cooled, labels_N)
+    return CalibrationResult(
+        teacher=model.name,
+        temperature=temperature,
+        ece_before=ece(before),
+        ece_after=ece(after),
+        nll_before=nll(model.test_NC, labels_N),
+        nll_after=nll(cooled, labels_N),
+        bins_before=before,
+        bins_after=after,
+    )
+
+
+def _agreement(model: _Scored, students: Sequence[_Scored]) -> Agreement:
+    return Agreement(
+        model=model.name,
+        role=model.role,
+        agreement=fmean(agreement(student.test_NC, model.test_NC) for student in students),
+        kl=fmean(kl(model.test_NC, student.test_NC) for student in students),
+    )
+
+
+def _samples(test: _Rows, models: Sequence[_Scored]) -> tuple[Sample, ...]:
+    """Return the first test rows: nobody has picked them."""
+    images = next((array for array in test.arrays.values() if array.dtype == np.uint8 and array.ndim == 3), None)
+    chosen = range(min(_NUM_SAMPLES, len(test.labels_N)))
+    return tuple(
+        Sample(
+            row=int(test.arrays[ROW][row]),
+            label=int(test.labels_N[row]),
+            pixels=None if images is None else tuple(map(tuple, images[row].tolist())),
+            probabilities={model.name: _probabilities(model.test_NC[row]) for model in models},
+        )
+        for row in chosen
+    )
+
+
+def _probabilities(logits_C: np.ndarray) -> tuple[float, ...]:
+    exponentials = np.exp(logits_C.astype(np.float64) - logits_C.max())
+    return tuple(np.round(exponentials / exponentials.sum(), 5).tolist())
+
+
+def _summary(models: Sequence[_Scored], test: _Rows, held_out: _Rows) -> Summary:
+    by_role = {role: [model for model in models if model.role == role] for role in get_args(Role)}
+    (ensemble,), students = by_role["ensemble"], by_role["student"]
+    reached = [accuracy(student.test_NC, test.labels_N) for student in students]
+    lone = [accuracy(baseline.test_NC, test.labels_N) for baseline in by_role["baseline"]]
+    top = accuracy(ensemble.test_NC, test.labels_N)
+    gap = top - fmean(lone) if lone else 0.0
+    lead, error = _lead(ensemble, by_role["baseline"], held_out.labels_N)
+    size, small = ensemble.measured.parameters, students[0].measured.parameters
+    return Summary(
+        ensemble_accuracy=top,
+        baseline_accuracy=fmean(lone) if lone else None,
+        baseline_std=_std(lone) if lone else None,
+        student_accuracy=fmean(reached),
+        student_std=_std(reached),
+        gap_recovered=(fmean(reached) - fmean(lone)) / gap if gap > _ROUNDING else None,
+        compression=size / small if size and small else None,
+        teachers_lead=lead,
+        teachers_lead_stderr=error,
+    )
+
+
+def _lead(ensemble: _Scored, baselines: Sequence[_Scored], labels_N: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the ensemble's lead over the lone student on held-out rows, and its standard error, rows paired."""
+    if not baselines:
+        return None, None
+    hits = (ensemble.held_out_NC.argmax(axis=1) == labels_N).astype(float)
+    lone = np.mean([baseline.held_out_NC.argmax(axis=1) == labels_N for baseline in baselines], axis=0)
+    difference = hits - lone
+    error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    return float(difference.mean()), error
+
+
+def _std(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0

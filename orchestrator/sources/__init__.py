@@ -1,0 +1,1 @@
+"""Where rows come from: readers of data that lies outside the store."""

@@ -1,0 +1,54 @@
+"""What a user says of the data."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.config import Config
+from cluster.shards.compression import Compression
+
+
+class DigitsSource(Config):
+    """The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships (UCI, 1998)."""
+
+    source: Literal["digits"] = "digits"
+    test: Annotated[int, Field(ge=1)] = 360
+    """Rows drawn for the test."""
+
+
+class IdxFiles(Config):
+    """A pair of IDX files, gzipped or not."""
+
+    images: str
+    labels: str
+
+
+class IdxSource(Config):
+    """Images in the IDX format of MNIST and its relatives."""
+
+    source: Literal["idx"] = "idx"
+    train: IdxFiles
+    test: IdxFiles
+
+
+class NpzSource(Config):
+    """NumPy archives: one array for each column, first axis rows, with the class indices in `label`."""
+
+    source: Literal["npz"] = "npz"
+    train: str
+    test: str
+
+
+class DataConfig(Config):
+    """The rows, and how they are divided. Rows are shuffled once, by `seed`, when they are written to the store."""
+
+    read: Annotated[DigitsSource | IdxSource | NpzSource, Field(discriminator="source")]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """Names of the classes in the order of their indices; by default their numbers."""
+    labelled: Annotated[int, Field(ge=1)] | None = None
+    """Rows whose label is used, in training or held out; the labels of the others are dropped. By default all."""
+    validation: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Labelled rows held out of every training, for calibration and choices: a number, or a share of them."""
+    shard_rows: Annotated[int, Field(ge=1)] = 4096
+    compression: Compression = "none"
+    seed: int = 0

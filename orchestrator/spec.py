@@ -1,0 +1,80 @@
+"""The job: one YAML file, read once, closed to unknown keys."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config import Config
+from orchestrator.sources.spec import DataConfig
+from students.spec import BaselineConfig, CrossEntropyTerm, FusionConfig, KLTerm, StudentConfig, TermConfig, TrainConfig
+from teachers.spec import Name, TeacherConfig
+
+
+class ClusterConfig(Config):
+    """Where the work runs. Nothing here changes a result."""
+
+    address: str | None = None
+    """Address of a running Ray cluster, or `auto`; by default one is started on this machine, on loopback."""
+    cpus: Annotated[int, Field(ge=1)] | None = None
+    """Cores that a cluster started here may hand out; by default all of this machine."""
+    labels_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Training that follows a growing label set gives up when nothing arrives for so long."""
+
+
+class JobSpec(Config):
+    """A distillation job."""
+
+    name: Name
+    store: str = "./coffey-store"
+    """A directory or s3://bucket/prefix."""
+    data: DataConfig
+    teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)]
+    fusion: FusionConfig = FusionConfig()
+    student: StudentConfig
+    objective: Annotated[tuple[TermConfig, ...], Field(min_length=1)] = (
+        KLTerm(weight=0.9),
+        CrossEntropyTerm(weight=0.1),
+    )
+    train: TrainConfig = TrainConfig()
+    baseline: BaselineConfig | None = BaselineConfig()
+    """null: do not train the lone student."""
+    export: tuple[Literal["safetensors", "onnx"], ...] = ("safetensors", "onnx")
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> "JobSpec":
+        teachers = [teacher.name for teacher in self.teachers]
+        names = [*teachers, self.student.name, "ensemble", "baseline"]
+        if taken := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"teachers: the name {taken[0]!r} is taken; every teacher, the student, `ensemble` and `baseline` "
+                "need their own"
+            )
+        if unknown := set(self.fusion.weights) - set(teachers):
+            raise ValueError(
+                f"fusion.weights: no teacher is called {sorted(unknown)[0]!r}; there are {', '.join(teachers)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_lanes(self) -> "JobSpec":
+        lanes = self.train.order.lanes
+        if self.train.workers > lanes:
+            raise ValueError(
+                f"train.workers is {self.train.workers} and train.order.lanes is {lanes}; expected workers <= lanes"
+            )
+        smallest = min([self.train.batch_size] + ([self.baseline.batch_size] if self.baseline else []))
+        if smallest < lanes:
+            raise ValueError(
+                f"the smallest batch_size is {smallest} and train.order.lanes is {lanes}; expected lanes <= batch_size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trainings_are_distinct(self) -> "JobSpec":
+        if len(set(self.train.seeds)) < len(self.train.seeds):
+            raise ValueError(f"train.seeds: {self.train.seeds} holds a seed twice")
+        lengths = self.baseline.epochs if self.baseline else ()
+        if len(set(lengths)) < len(lengths):
+            raise ValueError(f"baseline.epochs: {lengths} holds a length twice")
+        return self

@@ -1,0 +1,82 @@
+"""Which rows are trained on, with and without their labels, and which are held out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.identity import identity_of
+from cluster.shards.order import permutation
+from cluster.shards.schema import LABEL, NO_LABEL, ROW
+from orchestrator.sources.arrays import Rows, SourceRows
+from orchestrator.sources.errors import TooFewLabelsError
+from orchestrator.sources.spec import DataConfig, DigitsSource
+
+RECIPE = 1
+
+
+@dataclass(frozen=True)
+class DatasetIds:
+    """Identities of the data sets that one source is divided into."""
+
+    train: str
+    """All training rows; those that nobody labelled have no label."""
+    labelled: str
+    """The training rows with a label. The same data set as `train` where every row has one."""
+    held_out: str
+    """Labelled rows that no model trains on."""
+    test: str
+
+    def distinct(self) -> tuple[str, ...]:
+        """Return every identity once."""
+        return tuple(dict.fromkeys((self.train, self.labelled, self.held_out, self.test)))
+
+
+def dataset_ids(config: DataConfig, *, classes: tuple[str, ...], digests: tuple[str, ...]) -> DatasetIds:
+    """Return the identities that follow from the contents of the source files and the division."""
+    facts = {
+        "source": config.read.source,
+        "files": list(digests),
+        "test": config.read.test if isinstance(config.read, DigitsSource) else None,
+        "classes": list(classes),
+        "labelled": config.labelled,
+        "validation": config.validation,
+        "shard_rows": config.shard_rows,
+        "compression": config.compression,
+        "seed": config.seed,
+    }
+    train, labelled, held_out, test = (
+        identity_of("dataset", RECIPE, facts | {"part": part}) for part in ("train", "labelled", "held_out", "test")
+    )
+    return DatasetIds(train, train if config.labelled is None else labelled, held_out, test)
+
+
+def divide(source: SourceRows, config: DataConfig) -> dict[str, dict[str, np.ndarray]]:
+    """Return the columns of `train`, `labelled`, `held_out` and `test`, globally shuffled.
+
+    Raises:
+        TooFewLabelsError: more rows are asked for than there are.
+    """
+    rows = len(source.train)
+    labelled = rows if config.labelled is None else config.labelled
+    if labelled > rows:
+        raise TooFewLabelsError("data.labelled", labelled, rows)
+    validation = config.validation
+    held_out = validation if isinstance(validation, int) else max(1, round(validation * labelled))
+    if held_out >= labelled:
+        raise TooFewLabelsError("data.validation", held_out, labelled - 1)
+    order = permutation(rows, config.seed, 1)
+    kept = np.zeros(rows, dtype=bool)
+    kept[order[:labelled]] = True
+    training = order[held_out:][permutation(rows - held_out, config.seed, 2)]
+    return {
+        "train": _columns(source.train, training, kept),
+        "labelled": _columns(source.train, training[kept[training]], kept),
+        "held_out": _columns(source.train, order[:held_out], kept),
+        "test": _columns(source.test, np.arange(len(source.test)), np.ones(len(source.test), dtype=bool)),
+    }
+
+
+def _columns(rows: Rows, picked: np.ndarray, has_label: np.ndarray) -> dict[str, np.ndarray]:
+    labels = np.where(has_label[picked], rows.labels_N[picked], NO_LABEL).astype(np.int32)
+    columns = {name: array[picked] for name, array in rows.columns.items()}
+    return {ROW: picked.astype(np.int32), **columns, LABEL: labels}

@@ -1,0 +1,1 @@
+"""The steps of a run, one file for each: what is done when the plan says `to do`."""

@@ -1,0 +1,26 @@
+"""Evaluate: every model on the test rows, against the labels, the other models and the clock."""
+
+import ray
+
+from cluster.shards.records import publish_record
+from cluster.storage.open import open_store
+from orchestrator.context import RunContext
+from orchestrator.evaluation import EvaluationRecord
+from orchestrator.resolve import Job
+from orchestrator.scoring import score_job
+
+
+def evaluate(context: RunContext) -> None:
+    """Write the evaluation if it is not there."""
+    planned = context.inspect().evaluate()
+    if planned.state == "done":
+        context.reused(planned)
+        return
+    with context.step(planned):
+        ray.get(_evaluate.remote(context.store.uri, context.job))
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _evaluate(store_uri: str, job: Job) -> EvaluationRecord:
+    store = open_store(store_uri)
+    return publish_record(store, job.evaluation_key, score_job(store, job))

@@ -1,0 +1,99 @@
+"""Fit: small trainings side by side in Ray tasks: teachers of ours, and the lone student."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+import ray.exceptions
+
+from cluster.failures import own_error
+from cluster.shards.records import read_record
+from orchestrator.context import RunContext
+from orchestrator.plan import PlannedStep
+from students.alone import start_alone
+from students.task import Execution, ProgressRecord, TrainedRecord, TrainingTask
+from teachers.spec import ResourceConfig
+
+_POLL_S = 0.5
+
+
+@dataclass
+class _Fitting:
+    """The trainings of one step."""
+
+    planned: PlannedStep
+    tasks: Sequence[TrainingTask]
+    resources: ResourceConfig
+    running: "set[ray.ObjectRef[TrainedRecord]]"
+
+
+def fit(context: RunContext) -> None:
+    """Train every teacher that we fit, and every lone student, that is not trained yet.
+
+    Raises:
+        CoffeyError: what a training raised on purpose.
+        ray.exceptions.RayError: its process died more often than it is repeated.
+    """
+    fittings = [fitting for fitting in _fittings(context) if fitting.planned.state != "done"]
+    started_s = time.monotonic()
+    for fitting in fittings:
+        context.started(fitting.planned)
+        fitting.running = {_start(context, task, fitting.resources) for task in fitting.tasks}
+    while fittings:
+        _settle([ref for fitting in fittings for ref in fitting.running], fittings)
+        for fitting in [fitting for fitting in fittings if not fitting.running]:
+            context.finished(fitting.planned, seconds=time.monotonic() - started_s, rows=None)
+            fittings.remove(fitting)
+        for fitting in fittings:
+            context.advanced(fitting.planned.name, None, _note(context, fitting))
+
+
+def _fittings(context: RunContext) -> list[_Fitting]:
+    inspection, job = context.inspect(), context.job
+    fittings = [
+        _Fitting(inspection.fit(teacher.fit), (teacher.fit,), teacher.config.resources, set())
+        for teacher in job.teachers
+        if teacher.fit is not None
+    ]
+    if job.baselines:
+        tasks = [task for tasks in job.baselines for task in tasks]
+        resources = ResourceConfig(cpu=job.spec.train.cpus_per_worker, gpu=job.spec.train.gpus_per_worker)
+        fittings.append(_Fitting(inspection.baseline(), tasks, resources, set()))
+    for fitting in fittings:
+        if fitting.planned.state == "done":
+            context.reused(fitting.planned)
+    return fittings
+
+
+def _start(context: RunContext, task: TrainingTask, resources: ResourceConfig) -> "ray.ObjectRef[TrainedRecord]":
+    execution = Execution(checkpoint_every_s=context.job.spec.train.checkpoint_every_s, threads=resources.num_threads)
+    return start_alone(context.store.uri, task, execution, cpus=resources.cpu, gpus=resources.gpu)
+
+
+def _settle(running: "list[ray.ObjectRef[TrainedRecord]]", fittings: Sequence[_Fitting]) -> None:
+    """Wait a moment, and take what is ready out of its step."""
+    ready, _ = ray.wait(running, num_returns=len(running), timeout=_POLL_S, fetch_local=False)
+    for ref in ready:
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayError as error:
+            raise own_error(error) or error from error
+        for fitting in fittings:
+            fitting.running.discard(ref)
+
+
+def _note(context: RunContext, fitting: _Fitting) -> str:
+    """Say how far the trainings of a step are, from what they wrote last."""
+    done = len(fitting.tasks) - len(fitting.running)
+    if len(fitting.tasks) > 1:
+        return f"{done} of {len(fitting.tasks)} trained"
+    return progress_note(context, fitting.tasks[0])
+
+
+def progress_note(context: RunContext, task: TrainingTask) -> str:
+    """Return how far one training is, in words; empty before its first epoch has ended."""
+    if not context.store.exists(task.progress_key):
+        return ""
+    progress = read_record(context.store, task.progress_key, ProgressRecord)
+    return f"epoch {progress.epoch} of {progress.epochs}, {progress.accuracy:.1%} on held-out rows"

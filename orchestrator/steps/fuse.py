@@ -1,0 +1,49 @@
+"""Fuse: several label sets into one, so that training reads one column instead of one for each teacher."""
+
+import ray
+import torch
+
+from cluster.shards.calibration import temperature_of
+from cluster.shards.dataset import Dataset
+from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.storage.open import open_store
+from orchestrator.context import RunContext
+from students.fusion import fuse
+from students.task import Targets
+from teachers.outputs import encode_logits, statistics_of
+
+
+def fuse_labels(context: RunContext) -> None:
+    """Write the fused label set if the job asks for one and it is not there."""
+    record = context.job.fused
+    if record is None:
+        return
+    planned = context.inspect().fuse(record)
+    if planned.state == "done":
+        context.reused(planned)
+        return
+    with context.step(planned) as account:
+        account.rows = ray.get(_fuse.remote(context.store.uri, record, context.job.fusion))
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _fuse(store_uri: str, record: LabelSetRecord, targets: Targets) -> int:
+    """Fuse every shard that is not committed, seal, and return the rows that were computed."""
+    torch.set_num_threads(1)
+    store = open_store(store_uri)
+    labels = LabelSet.create(store, record)
+    teachers = [LabelSet(store, part.labels) for part in targets.parts]
+    temperatures = [temperature_of(store, part.calibration) for part in targets.parts]
+    num_shards = len(Dataset.open(store, record.dataset).record.shards)
+    rows = 0
+    for number in sorted(set(range(num_shards)) - labels.committed_numbers()):
+        fused = fuse(
+            [torch.from_numpy(teacher.read(number)[LOGITS].copy()) for teacher in teachers],
+            combine=targets.combine,
+            weights=[part.weight for part in targets.parts],
+            temperatures=temperatures,
+        ).numpy()
+        labels.commit(number, labels.encode(encode_logits(fused)), rows=len(fused), statistics=statistics_of(fused))
+        rows += len(fused)
+    labels.seal(num_shards)
+    return rows

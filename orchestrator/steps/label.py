@@ -1,0 +1,103 @@
+"""Label: teachers on Ray Serve answer for every shard that is not committed, and every complete label set is sealed."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from ray.serve.handle import DeploymentHandle
+
+from cluster.shards.dataset import Dataset
+from cluster.shards.labelset import LabelSet, LabelSetRecord
+from orchestrator.context import RunContext
+from orchestrator.plan import PlannedStep
+from orchestrator.resolve import ResolvedTeacher
+from orchestrator.weights import weights_of
+from students.batches import epoch_order
+from teachers.deployment import LabelRequest, ReplicaSetup
+from teachers.labelling import LabellingEvent, ReplicaReplaced, ShardFailed, ShardLabelled, label_shards
+from teachers.weights import read_weights
+
+
+class Labelling:
+    """One teacher's part of the label step."""
+
+    def __init__(self, context: RunContext, teacher: ResolvedTeacher) -> None:
+        self.teacher = teacher
+        self.planned: PlannedStep = context.inspect().label(teacher)
+        self._context = context
+        self._datasets = {record.identity: Dataset.open(context.store, record.dataset) for record in teacher.label_sets}
+        self._missing = self._find_missing()
+        self.held_out_labelled = asyncio.Event()
+        """Set once the held-out rows are labelled, on which calibration waits."""
+        self._rows_done, self._rows_computed = self.planned.rows_done or 0, 0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a shard is missing; a set may also merely lack its seal."""
+        return any(self._missing.values())
+
+    @property
+    def requests(self) -> list[LabelRequest]:
+        """The missing shards in the order in which calibration and training need them."""
+        requests = []
+        for record in self.teacher.label_sets:
+            missing = self._missing[record.identity]
+            requests += [LabelRequest(record, number) for number in self._in_order(record) if number in missing]
+        return requests
+
+    def prepare(self) -> ReplicaSetup:
+        """Write what replicas need into the store: descriptions of the label sets, and the weights."""
+        for record in self.teacher.label_sets:
+            LabelSet.create(self._context.store, record)
+        given, store = self.teacher.given, self._context.store
+        if given is not None and not store.exists(given.key):
+            assert self.teacher.config.weights is not None  # noqa: S101 - that is what `given` means
+            store.put(given.key, read_weights(self.teacher.config.weights))
+        return ReplicaSetup(store.uri, self.teacher.config, weights_of(store, self.teacher))
+
+    def seal_complete(self) -> None:
+        """Seal every set of which no shard is missing."""
+        for record in self.teacher.label_sets:
+            labels = LabelSet(self._context.store, record)
+            if not self._missing[record.identity] and not labels.is_sealed():
+                labels.seal(len(self._datasets[record.identity].record.shards))
+
+    async def run(self, handle: DeploymentHandle) -> None:
+        """Have the missing shards labelled."""
+        started_s = time.monotonic()
+        self._context.started(self.planned)
+        self._announce()
+        await label_shards(handle, self.teacher.config, self.requests, on_event=self._note)
+        self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=self._rows_computed)
+
+    def _announce(self) -> None:
+        if not self._missing[self.teacher.held_out.identity]:
+            self.held_out_labelled.set()
+
+    def _note(self, event: LabellingEvent) -> None:
+        match event:
+            case ShardLabelled(request=request, commit=commit, rows_computed=rows):
+                self._rows_done += commit.rows
+                self._rows_computed += rows
+                self._context.teacher_rows += rows
+                self._missing[request.record.identity].discard(request.number)
+                self.seal_complete()
+                self._announce()
+                self._context.advanced(self.planned.name, self._rows_done)
+            case ShardFailed(request=request, reason=reason, is_quarantined=True):
+                self._context.said(f"{self.planned.name}: shard {request.number} is set aside: {reason}")
+            case ShardFailed(request=request, reason=reason):
+                self._context.said(f"{self.planned.name}: shard {request.number} is tried again: {reason}")
+            case ReplicaReplaced(replica=replica):
+                self._context.said(f"{self.planned.name}: replica {replica} made no progress and was replaced")
+
+    def _find_missing(self) -> dict[str, set[int]]:
+        inspection = self._context.inspect()
+        return {record.identity: set(inspection.missing(record)) for record in self.teacher.label_sets}
+
+    def _in_order(self, record: LabelSetRecord) -> Sequence[int]:
+        dataset, train = self._datasets[record.identity], self._context.job.spec.train
+        if record is not self.teacher.train:
+            return range(len(dataset.record.shards))
+        order = epoch_order(dataset, train.order, batch_size=train.batch_size, seed=train.seeds[0], epoch=0)
+        return order.shards_by_first_use()

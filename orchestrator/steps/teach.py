@@ -1,0 +1,63 @@
+"""Labelling and training, one after the other or, where the cluster has room for both, at the same time."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from ray.serve.handle import DeploymentHandle
+
+from cluster.session import Capacity
+from orchestrator.context import RunContext
+from orchestrator.placement import Placement
+from orchestrator.steps.calibrate import calibrate_teachers
+from orchestrator.steps.fuse import fuse_labels
+from orchestrator.steps.label import Labelling
+from orchestrator.steps.train import Training
+from teachers.hosting import hosted
+
+
+def label_and_train(context: RunContext, capacity: Capacity) -> None:
+    """Have every missing shard labelled and every student trained."""
+    labellings = [Labelling(context, teacher) for teacher in context.job.teachers]
+    for labelling in labellings:
+        labelling.seal_complete()
+        if not labelling.needs_teacher:
+            context.reused(context.inspect().label(labelling.teacher))
+    missing = [labelling for labelling in labellings if labelling.needs_teacher]
+    training = Training(context)
+    placement = context.inspect().place(capacity)
+    if placement.pipelined:
+        context.said(f"training follows the labels as they arrive: {placement.because}")
+        _together(context, missing, training)
+    else:
+        _one_after_the_other(context, missing, training, placement)
+
+
+def _one_after_the_other(
+    context: RunContext, missing: Sequence[Labelling], training: Training, placement: Placement
+) -> None:
+    by_name = {labelling.teacher.config.name: labelling for labelling in missing}
+    for wave in placement.waves:
+        labellings = [by_name[config.name] for config in wave]
+        with hosted([labelling.prepare() for labelling in labellings]) as handles:
+            asyncio.run(_label(labellings, handles))
+    calibrate_teachers(context)
+    fuse_labels(context)
+    asyncio.run(training.run())
+
+
+def _together(context: RunContext, missing: Sequence[Labelling], training: Training) -> None:
+    async def train_when_calibrated() -> None:
+        for labelling in missing:
+            await labelling.held_out_labelled.wait()
+        calibrate_teachers(context)
+        await training.run()
+
+    async def both() -> None:
+        await asyncio.gather(_label(missing, handles), train_when_calibrated())
+
+    with hosted([labelling.prepare() for labelling in missing]) as handles:
+        asyncio.run(both())
+
+
+async def _label(labellings: Sequence[Labelling], handles: Mapping[str, DeploymentHandle]) -> None:
+    await asyncio.gather(*(labelling.run(handles[labelling.teacher.config.name]) for labelling in labellings))

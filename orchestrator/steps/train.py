@@ -1,0 +1,68 @@
+"""Train: the distilled student, every seed, on the workers of one Ray Train start."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Future
+
+from orchestrator.context import RunContext
+from orchestrator.plan import PlannedStep
+from orchestrator.steps.fit import progress_note
+from students.task import Execution
+from students.together import train_together
+
+_POLL_S = 0.5
+
+
+class Training:
+    """The train step: carried out in a thread of its own, so that labels can be made meanwhile."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self.planned: PlannedStep = context.inspect().train()
+        self._outcome: Future[None] = Future()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.planned.state == "done"
+
+    async def run(self) -> None:
+        """Train what is not trained, and show how far it is; raises what ended it early."""
+        if self.is_trained:
+            self._context.reused(self.planned)
+            return
+        started_s = time.monotonic()
+        self._context.started(self.planned)
+        # A daemon: if labelling fails, this process must be able to end while Ray Train still waits for labels.
+        threading.Thread(target=self._work, name="training", daemon=True).start()
+        while not self._outcome.done():
+            await asyncio.sleep(_POLL_S)
+            self._show()
+        self._outcome.result()
+        self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=None)
+
+    def _work(self) -> None:
+        job = self._context.job
+        train = job.spec.train
+        execution = Execution(
+            accumulate=train.accumulate,
+            compile=train.compile,
+            checkpoint_every_s=train.checkpoint_every_s,
+            labels_timeout_s=job.spec.cluster.labels_timeout_s,
+            threads=max(1, int(train.cpus_per_worker)),
+        )
+        try:
+            train_together(self._context.store.uri, job.students, execution, train)
+        except BaseException as error:
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(None)
+
+    def _show(self) -> None:
+        job, store = self._context.job, self._context.store
+        running = [task for task in job.students if not store.exists(task.record_key)]
+        if running:
+            note = progress_note(self._context, running[0])
+            place = f"seed {running[0].seed}" if len(job.students) > 1 else ""
+            self._context.advanced(self.planned.name, None, ": ".join(filter(None, [place, note])))

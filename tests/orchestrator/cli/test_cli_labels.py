@@ -1,0 +1,135 @@
+"""`coffey labels` on a store with a sealed set, a growing one, and damage done by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.shards.dataset import write_dataset
+from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.shards.schema import LABEL, Column
+from cluster.storage.directory import DirectoryStore
+from orchestrator.cli.app import exit_code_of
+
+DATASET = "d" * 16
+ROWS, SHARD_ROWS, CLASSES = 10, 4, 3
+SHARDS = 3  # of 4, 4 and 2 rows
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    store = DirectoryStore(tmp_path / "store")
+    arrays = {"image": np.zeros((ROWS, 2), np.uint8), LABEL: np.zeros(ROWS, np.int32)}
+    names = ("a", "b", "c")
+    write_dataset(store, arrays, identity=DATASET, classes=names, shard_rows=SHARD_ROWS, compression="none")
+    return store
+
+
+def label(store: DirectoryStore, teacher: str, numbers: range, *, value: float = 0.5) -> LabelSet:
+    """Commit the shards of `numbers` as a teacher whose every logit is `value`."""
+    column = Column(name=LOGITS, dtype="float16", shape=(CLASSES,))
+    identity = (teacher.encode().hex() + "0" * 16)[:16]
+    record = LabelSetRecord(teacher=teacher, teacher_identity=identity, dataset=DATASET, columns=(column,))
+    labels = LabelSet.create(store, record)
+    for number in numbers:
+        rows = min(SHARD_ROWS, ROWS - number * SHARD_ROWS)
+        body = labels.encode({LOGITS: np.full((rows, CLASSES), value, np.float16)})
+        labels.commit(number, body, rows=rows, statistics={"entropy": 1.25})
+    return labels
+
+
+def name_of(labels: LabelSet) -> str:
+    return f"{labels.record.teacher}-{labels.identity}"
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, object]:
+    assert exit_code_of([*arguments, "--json"]) == code
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_sets_are_listed_with_how_far_they_are(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, part = label(store, "wide", range(SHARDS)), label(store, "deep", range(1))
+    whole.seal(SHARDS)
+    sets = answer(capsys, "labels", "ls", "--store", store.uri)["sets"]
+    facts = {it["name"]: (it["state"], it["shards"], it["shards_in_all"], it["rows"]) for it in sets}
+    assert facts == {
+        name_of(whole): ("sealed", SHARDS, SHARDS, ROWS),
+        name_of(part): ("partial", 1, SHARDS, SHARD_ROWS),
+    }
+
+
+def test_the_table_says_the_same_to_people(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    part = label(store, "deep", range(1))
+    assert exit_code_of(["labels", "ls", "--store", store.uri]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if name_of(part) in line)
+    assert line.split()[:6] == [name_of(part), "partial", "1", "of", "3", "4"]
+
+
+@pytest.mark.parametrize("by", [lambda name: name, lambda name: name.rpartition("-")[2], lambda _: "wide"])
+def test_a_set_is_shown_by_its_name_its_identity_or_its_teacher(
+    by: Callable[[str], str], store: DirectoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = label(store, "wide", range(2))
+    shown = answer(capsys, "labels", "show", by(name_of(labels)), "--store", store.uri)
+    assert shown["set"]["name"] == name_of(labels)
+    assert [(it["number"], it["rows"], it["statistics"]) for it in shown["commits"]] == [
+        (0, 4, {"entropy": 1.25}),
+        (1, 4, {"entropy": 1.25}),
+    ]
+
+
+def test_a_name_of_several_sets_is_not_guessed(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    first = label(store, "wide", range(1))
+    record = first.record.model_copy(update={"teacher_identity": "e" * 16})
+    LabelSet.create(store, record)
+    error = answer(capsys, "labels", "show", "wide", "--store", store.uri, code=7)["error"]
+    assert name_of(first) in error["message"]
+    assert record.identity in error["message"]
+
+
+def test_sound_sets_are_verified_shard_by_shard(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    label(store, "wide", range(SHARDS)).seal(SHARDS)
+    label(store, "deep", range(2))
+    verified = answer(capsys, "labels", "verify", "--store", store.uri)["sets"]
+    assert {(it["name"].partition("-")[0], it["shards"], it["rows"]) for it in verified} == {
+        ("wide", 3, 10),
+        ("deep", 2, 8),
+    }
+
+
+def test_every_damaged_shard_is_named_and_no_other(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = label(store, "wide", range(SHARDS))
+    label(store, "deep", range(SHARDS), value=0.25)
+    labels.seal(SHARDS)
+    data = [Path(store.uri, labels.record.prefix, "data", f"{labels.committed(n).digest}.arrow") for n in (0, 2)]
+    flipped = bytearray(data[0].read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    data[0].chmod(0o644)
+    data[0].write_bytes(flipped)  # of shards 0 and 1: they hold the same values, so one object
+    data[1].unlink()
+    error = answer(capsys, "labels", "verify", "--store", store.uri, code=7)["error"]
+    damaged = {it["name"]: [found["shard"] for found in it["damages"]] for it in error["facts"]["damaged"]}
+    assert damaged == {name_of(labels): [0, 1, 2]}
+
+
+def test_values_that_are_no_numbers_are_damage(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    label(store, "wide", range(1), value=float("nan"))
+    error = answer(capsys, "labels", "verify", "wide", "--store", store.uri, code=7)["error"]
+    assert "logits holds values that are no numbers" in error["message"]
+
+
+def test_labels_of_another_teacher_are_noticed(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = label(store, "wide", range(1)), label(store, "deep", range(1))
+    stolen = bytes(store.get(f"{theirs.record.prefix}/labelset.json"))
+    store.put(f"{ours.record.prefix}/labelset.json", stolen)
+    assert "belong to" in answer(capsys, "labels", "verify", "wide", "--store", store.uri, code=7)["error"]["message"]
+    states = {it["teacher"]: it["state"] for it in answer(capsys, "labels", "ls", "--store", store.uri)["sets"]}
+    assert states == {"wide": "damaged", "deep": "partial"}
+
+
+def test_an_empty_store_has_no_labels_and_stays_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "labels", "ls", "--store", str(tmp_path / "none")) == {"sets": []}
+    assert answer(capsys, "labels", "verify", "--store", str(tmp_path / "none")) == {"sets": []}
+    assert not (tmp_path / "none").exists()

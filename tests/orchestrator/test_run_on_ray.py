@@ -1,0 +1,128 @@
+"""Whole runs on a Ray cluster: what is computed, what is reused, and what a student learns from."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.shards.dataset import Dataset
+from cluster.shards.labelset import LabelSet
+from cluster.storage.open import open_store
+from orchestrator.resolve import ENSEMBLE, resolve
+from orchestrator.run import RunResult
+from orchestrator.spec import JobSpec
+from tests.fixtures import small_jobs
+from tests.fixtures.ray_head import RayHead
+from tests.fixtures.ray_runs import Listener, outcomes, run, trained_digests
+from tests.fixtures.small_jobs import changed
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_head: RayHead) -> tuple[JobSpec, RunResult]:
+    """A run of two teachers, one step after the other, into a store that no test changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    teachers = small_jobs.two_teachers(folder)
+    spec = small_jobs.job(folder, store=str(folder / "store"), teachers=teachers, cluster={"address": ray_head.address})
+    spec = changed(spec, train__pipelined="never")
+    return spec, run(spec)
+
+
+@pytest.fixture
+def copied(finished: tuple[JobSpec, RunResult], tmp_path: Path) -> JobSpec:
+    """The same job with a copy of its store."""
+    shutil.copytree(finished[0].store, tmp_path / "store")
+    return changed(finished[0], store=str(tmp_path / "store"))
+
+
+def test_every_row_of_every_split_is_labelled_once_by_every_teacher(finished: tuple[JobSpec, RunResult]) -> None:
+    spec, result = finished
+    assert result.report.teacher_rows_computed == 2 * small_jobs.ROWS
+    job, store = resolve(spec), open_store(spec.store)
+    for teacher in job.teachers:
+        for record in teacher.label_sets:
+            manifest = LabelSet(store, record).load_manifest()
+            expected = [entry.rows for entry in Dataset.open(store, record.dataset).record.shards]
+            assert [commit.rows for commit in manifest.commits] == expected
+
+
+def test_labels_are_the_logits_of_the_teacher(finished: tuple[JobSpec, RunResult]) -> None:
+    spec, _ = finished
+    job, store = resolve(spec), open_store(spec.store)
+    weight, bias = small_jobs.teacher_weights(slice(0, 300))
+    labels = LabelSet(store, job.teachers[0].train)
+    for number, arrays in enumerate(Dataset.open(store, job.datasets.train)):
+        expected = (arrays["image"].reshape(-1, 64) / 255.0) @ weight.T + bias
+        np.testing.assert_allclose(labels.read(number)["logits"], expected, atol=0.02)
+
+
+def test_the_student_learns_what_its_teachers_know(finished: tuple[JobSpec, RunResult]) -> None:
+    summary = finished[1].report.summary
+    assert summary.ensemble_accuracy > 0.8
+    assert summary.student_accuracy > 0.75
+
+
+def test_the_same_command_again_computes_nothing(finished: tuple[JobSpec, RunResult], copied: JobSpec) -> None:
+    again = run(copied)
+    assert again.report.teacher_rows_computed == 0
+    assert set(outcomes(again).values()) == {"reused"}
+    assert again.report.models == finished[1].report.models
+
+
+def test_another_teacher_labels_alone_and_a_changed_student_never_relabels(copied: JobSpec, tmp_path: Path) -> None:
+    weights = small_jobs.write_teacher(tmp_path / "third.safetensors", rows=slice(600, 900))
+    teachers = [*copied.model_dump(mode="json")["teachers"], small_jobs.teacher("third", weights)]
+    with_third = changed(copied, teachers=teachers)
+    result = run(with_third)
+    assert result.report.teacher_rows_computed == small_jobs.ROWS
+    assert outcomes(result)["label:first"] == outcomes(result)["label:second"] == "reused"
+    assert outcomes(result)["label:third"] == outcomes(result)["train:student"] == "computed"
+
+    shorter = run(changed(with_third, train__epochs=2))
+    assert shorter.report.teacher_rows_computed == 0
+    assert outcomes(shorter)["train:student"] == "computed"
+
+
+def test_one_worker_trains_the_same_student_as_two(finished: tuple[JobSpec, RunResult], copied: JobSpec) -> None:
+    forget_training(copied)
+    alone = run(changed(copied, train__workers=1))
+    (one,) = [model for model in alone.report.models if model.role == "student"]
+    (two,) = [model for model in finished[1].report.models if model.role == "student"]
+    assert one.nll == pytest.approx(two.nll, abs=1e-5)
+    assert one.accuracy == two.accuracy
+
+
+def test_training_that_follows_the_labels_ends_with_the_same_student(
+    finished: tuple[JobSpec, RunResult], tmp_path: Path
+) -> None:
+    spec = changed(finished[0], store=str(tmp_path / "empty"), train__pipelined="auto")
+    listener = Listener()
+    result = run(spec, listener)
+    assert any("training follows the labels" in message for message in listener.messages)
+    assert trained_digests(spec) == trained_digests(finished[0])
+    assert result.report.summary == finished[1].report.summary
+
+
+def test_labels_that_were_fused_before_train_the_same_student(
+    finished: tuple[JobSpec, RunResult], copied: JobSpec
+) -> None:
+    result = run(changed(copied, fusion__when="write"))
+    assert result.report.teacher_rows_computed == 0
+    assert outcomes(result)["fuse"] == "computed"
+    job, store = resolve(changed(copied, fusion__when="write")), open_store(copied.store)
+    assert job.fused is not None
+    assert job.fused.teacher == ENSEMBLE
+    assert LabelSet(store, job.fused).load_manifest().rows == small_jobs.TRAIN_ROWS - small_jobs.HELD_OUT_ROWS
+    (written,) = [model for model in result.report.models if model.role == "student"]
+    (read,) = [model for model in finished[1].report.models if model.role == "student"]
+    assert written.nll == pytest.approx(read.nll, abs=2e-3)
+
+
+def forget_training(spec: JobSpec) -> None:
+    """Delete what training left behind, so that it is done again."""
+    job = resolve(spec)
+    for task in job.students:
+        shutil.rmtree(Path(spec.store, task.prefix))
+    Path(spec.store, job.evaluation_key).unlink()
