@@ -71,7 +71,7 @@ def measure(store: ObjectStore, *, rows: int, rounds: int, batch_size: int) -> d
     names = tuple(map(str, range(CLASSES)))
     write_dataset(store, arrays, identity=DATASET, classes=names, shard_rows=SHARD_ROWS, compression="none")
     setup = write_teacher(store, batch_size)
-    backend = load_backend(store, setup.config, setup.weights)
+    backend = load_backend(store, setup.config, setup.weights, on=setup.config.resources)
     with ray_session(None), hosted([setup]) as handles:
         label(store, setup, handles, round_number=99, rows=rows)  # warm up, like a raw pass
         raw = [time_raw(store, backend, rows=rows, batch_size=batch_size) for _ in range(2)][1:]

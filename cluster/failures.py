@@ -17,6 +17,8 @@ def reason_of(error: BaseException) -> str:
     own = own_error(error)
     if own is not None:
         return str(own)
+    if isinstance(cause := getattr(error, "cause", None), BaseException):
+        return reason_of(cause)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
 

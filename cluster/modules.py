@@ -29,6 +29,20 @@ class FactoryError(SpecError):
         )
 
 
+class ModelShapeError(SpecError):
+    """A model does not fit its data: its inputs, or the number of classes."""
+
+    def __init__(self, factory: str, row_shape: list[int], found: str, num_classes: int) -> None:
+        super().__init__(factory, row_shape, found, num_classes)
+        self.factory, self.row_shape, self.found, self.num_classes = factory, row_shape, found, num_classes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.factory}: for rows of shape {self.row_shape} found {self.found}; expected outputs of shape "
+            f"[rows, {self.num_classes}]. Check `inputs.shape` and the model's `arguments`."
+        )
+
+
 class WeightsError(CoffeyError):
     """The weights are not those of the model."""
 
@@ -68,6 +82,24 @@ def build_module(model: ModelConfig) -> nn.Module:
     return module
 
 
+def check_shapes(module: nn.Module, inputs: torch.Tensor, *, num_classes: int, factory: str) -> None:
+    """Run two rows through a module, before any work is spent on it.
+
+    Raises:
+        ModelShapeError: the module does not take rows of this shape, or does not return `[rows, num_classes]`.
+    """
+    was_training = module.training
+    try:
+        with torch.inference_mode():
+            found = list(module.eval()(inputs[:2]).shape)
+    except Exception as error:
+        raise ModelShapeError(factory, list(inputs.shape[1:]), str(error).strip(), num_classes) from error
+    finally:
+        module.train(was_training)
+    if found != [len(inputs[:2]), num_classes]:
+        raise ModelShapeError(factory, list(inputs.shape[1:]), f"outputs of shape {found}", num_classes)
+
+
 def in_fast_layout(module: nn.Module) -> nn.Module:
     """Return the module in `channels_last` if it convolves images: twice as fast on CPUs, and no slower on GPUs."""
     if any(parameter.dim() == 4 for parameter in module.parameters()):
@@ -75,14 +107,14 @@ def in_fast_layout(module: nn.Module) -> nn.Module:
     return module
 
 
-def save_weights(module: nn.Module) -> bytes:
-    """Return the parameters and buffers as safetensors."""
+def save_weights(module: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the parameters and buffers as safetensors, with `metadata` in the header."""
     # Copies: safetensors takes no two names for one tensor, and models that tie their weights have them.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-    return safetensors.torch.save(state)
+    return safetensors.torch.save(state, metadata=dict(metadata or {}))
 
 
 def load_weights(module: nn.Module, body: bytes, *, where: str) -> None:

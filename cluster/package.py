@@ -73,6 +73,8 @@ def pack(working_dir: Path, *, into: Path, excludes: Sequence[Path] = ()) -> Pac
             largest = sorted(sizes.items(), key=lambda item: -item[1])[:_NUM_NAMED]
             raise PackageTooLargeError(str(working_dir), sum(sizes.values()), tuple(largest))
         _write_archive(working_dir, names, into / "working_dir.zip")
+    except UnicodeError as error:
+        raise PackageUnreadableError(str(working_dir), f"a file name that is not UTF-8 ({error})") from error
     except OSError as error:
         raise PackageUnreadableError(str(error.filename or working_dir), str(error.strerror)) from error
     return Package(into / "working_dir.zip", len(names), sum(sizes.values()))

@@ -19,6 +19,7 @@ from orchestrator.resolve import ResolvedTeacher
 from orchestrator.weights import weights_of
 from students.task import TrainedRecord, TrainingTask
 from teachers.backends.load import load_backend
+from teachers.spec import ResourceConfig
 
 _TIMED_CALLS = 30
 _BATCH_ROWS = 1024
@@ -41,7 +42,7 @@ class Measured:
 def measure_teacher(store: ObjectStore, teacher: ResolvedTeacher, rows: Mapping[str, np.ndarray]) -> Measured:
     """Load a teacher as a replica does, and time it on single rows."""
     weights, config = weights_of(store, teacher), teacher.config
-    backend = load_backend(store, config, weights)
+    backend = load_backend(store, config, weights, on=ResourceConfig(cpu=1))
     one_row = {name: array[:1] for name, array in rows.items()}
     if config.model is None:
         graph = onnx.load_from_string(bytes(store.get(weights.key))).graph

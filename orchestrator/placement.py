@@ -75,12 +75,16 @@ def check_room(teachers: Sequence[TeacherConfig], train: TrainConfig | None, cap
 def demand_of_teacher(teacher: TeacherConfig) -> Demand:
     """Return what the replicas of a teacher reserve from the start."""
     count = teacher.replicas if isinstance(teacher.replicas, int) else teacher.replicas.min
-    return Demand(count * teacher.resources.cpu, count * teacher.resources.gpu)
+    return _times(count, teacher)
 
 
 def demand_of_training(train: TrainConfig) -> Demand:
     """Return what all workers reserve."""
     return Demand(train.workers * train.cpus_per_worker, train.workers * train.gpus_per_worker)
+
+
+def _times(count: int, teacher: TeacherConfig) -> Demand:
+    return Demand(count * teacher.resources.cpu, count * teacher.resources.gpu)
 
 
 def _pipeline(
@@ -94,7 +98,9 @@ def _pipeline(
         return False, "train.pipelined is never"
     if fused_first:
         return False, "fusion.when is write: labels are fused before training reads them"
-    together = sum((demand_of_teacher(teacher) for wave in waves for teacher in wave), demand_of_training(train))
+    # At their largest: teachers that grow would take the cores that the workers count on.
+    at_most = (_times(teacher.max_replicas, teacher) for wave in waves for teacher in wave)
+    together = sum(at_most, demand_of_training(train))
     if together.fits(capacity):
         return True, f"teachers and workers together need {_shown(together)} of {_shown(capacity)}"
     return False, f"teachers and workers together need {_shown(together)}, the cluster has {_shown(capacity)}"

@@ -12,7 +12,7 @@ from cluster.shards.labelset import LabelSetRecord
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
-from students.spec import CrossEntropyTerm, KLTerm, OrderConfig
+from students.spec import CrossEntropyTerm, OrderConfig
 from students.task import Target, Targets, TrainingTask
 from teachers.outputs import logits_column
 from teachers.spec import TeacherConfig
@@ -191,7 +191,6 @@ def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: Datas
 
 
 def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -> TrainingTask:
-    learns_from_teachers = any(isinstance(term, KLTerm) for term in spec.objective)
     return TrainingTask(
         name=f"{spec.student.name}-{seed}",
         folder="students",
@@ -199,7 +198,7 @@ def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -
         model_source=source_digest(spec.student.model),
         dataset=datasets.train,
         held_out=datasets.held_out,
-        targets=targets if learns_from_teachers else None,
+        targets=targets,
         objective=spec.objective,
         epochs=spec.train.epochs,
         batch_size=spec.train.batch_size,
@@ -223,7 +222,7 @@ def _baseline(spec: JobSpec, datasets: DatasetIds, seed: int) -> tuple[TrainingT
             objective=(CrossEntropyTerm(),),
             epochs=epochs,
             batch_size=spec.baseline.batch_size,
-            optimizer=spec.train.optimizer,
+            optimizer=spec.baseline.optimizer or spec.train.optimizer,
             seed=seed,
             order=spec.train.order,
             precision=spec.train.precision,

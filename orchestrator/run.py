@@ -1,9 +1,10 @@
 """A run: every step that is not done, in order, and the report. The same command again continues."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 
-from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError
+from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, PartialResult
 from cluster.failures import own_error, reason_of
 from cluster.session import Capacity, ray_session
 from cluster.storage.probe import check_writable
@@ -38,33 +39,42 @@ def run_job(spec: JobSpec, store: ObjectStore, *, command: str, progress: Progre
     log = RunLog(store, spec.name)
     try:
         context = RunContext(job, store, log, progress)
-        _do_steps(context)
+        shortfall = _do_steps(context)
         report, uri = publish_report(context, command=command, wall_s=time.monotonic() - started_s)
     except Exception as error:
-        log.close("failed", error=reason_of(error), exit_code=(own_error(error) or CoffeyError()).exit_code)
+        code = (own_error(error) or CoffeyError()).exit_code
+        # If the store is what failed it will not take this either; what ended the run is what the user has to see.
+        with contextlib.suppress(CoffeyError):
+            log.close("failed", error=reason_of(error), exit_code=code)
         raise
     except BaseException as stop:  # Ctrl-C, or whatever the command makes of SIGTERM
-        log.close("stopped", exit_code=EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED)
+        code = EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED
+        with contextlib.suppress(CoffeyError):
+            log.close("stopped", exit_code=code)
         raise
+    if shortfall is not None:
+        log.close("failed", error=str(shortfall), exit_code=shortfall.exit_code, report=True)
+        raise shortfall
     log.close("done", report=True)
     return RunResult(log.state.run, report, uri)
 
 
-def _do_steps(context: RunContext) -> None:
+def _do_steps(context: RunContext) -> PartialResult | None:
+    """Do what is left; return what could not be done although everything else could."""
     ingest(context)
     steps = context.inspect().steps()
     if all(step.state == "done" for step in steps):
         for step in steps[1:]:
             context.reused(step)
-        return
+        return None
     cluster = context.job.spec.cluster
     with ray_session(cluster.address, cpus=cluster.cpus) as capacity:
         # Whatever does not fit is said before anything is started that would wait for it forever.
         context.inspect().check_room(capacity)
-        _do_on_cluster(context, capacity)
+        return _do_on_cluster(context, capacity)
 
 
-def _do_on_cluster(context: RunContext, capacity: Capacity) -> None:
+def _do_on_cluster(context: RunContext, capacity: Capacity) -> PartialResult | None:
     # Ray's libraries cost seconds to import; a run that finds everything done never pays them.
     from orchestrator.steps.evaluate import evaluate
     from orchestrator.steps.export import export
@@ -74,4 +84,8 @@ def _do_on_cluster(context: RunContext, capacity: Capacity) -> None:
     fit(context)
     label_and_train(context, capacity)
     evaluate(context)
-    export(context)
+    try:
+        export(context)
+    except PartialResult as error:
+        return error
+    return None

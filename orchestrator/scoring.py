@@ -202,7 +202,10 @@ def _summary(models: Sequence[_Scored], test: _Rows, held_out: _Rows) -> Summary
     lone = [accuracy(baseline.test_NC, test.labels_N) for baseline in by_role["baseline"]]
     top = accuracy(ensemble.test_NC, test.labels_N)
     gap = top - fmean(lone) if lone else 0.0
-    lead, error = _lead(ensemble, by_role["baseline"], held_out.labels_N)
+    lead, error = _lead([ensemble.held_out_NC], [one.held_out_NC for one in by_role["baseline"]], held_out.labels_N)
+    _, gain_error = _lead(
+        [one.test_NC for one in students], [one.test_NC for one in by_role["baseline"]], test.labels_N
+    )
     size, small = ensemble.measured.parameters, students[0].measured.parameters
     return Summary(
         ensemble_accuracy=top,
@@ -210,6 +213,7 @@ def _summary(models: Sequence[_Scored], test: _Rows, held_out: _Rows) -> Summary
         baseline_std=_std(lone) if lone else None,
         student_accuracy=fmean(reached),
         student_std=_std(reached),
+        gain_stderr=gain_error,
         gap_recovered=(fmean(reached) - fmean(lone)) / gap if gap > _ROUNDING else None,
         compression=size / small if size and small else None,
         teachers_lead=lead,
@@ -217,12 +221,13 @@ def _summary(models: Sequence[_Scored], test: _Rows, held_out: _Rows) -> Summary
     )
 
 
-def _lead(ensemble: _Scored, baselines: Sequence[_Scored], labels_N: np.ndarray) -> tuple[float | None, float | None]:
-    """Return the ensemble's lead over the lone student on held-out rows, and its standard error, rows paired."""
-    if not baselines:
+def _lead(
+    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], labels_N: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Return how far some logits `[N, C]` lead others in accuracy, and the standard error, rows paired."""
+    if not theirs:
         return None, None
-    hits = (ensemble.held_out_NC.argmax(axis=1) == labels_N).astype(float)
-    lone = np.mean([baseline.held_out_NC.argmax(axis=1) == labels_N for baseline in baselines], axis=0)
+    hits, lone = (np.mean([part.argmax(axis=1) == labels_N for part in parts], axis=0) for parts in (ours, theirs))
     difference = hits - lone
     error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
     return float(difference.mean()), error

@@ -63,11 +63,19 @@ class JobSpec(Config):
             raise ValueError(
                 f"train.workers is {self.train.workers} and train.order.lanes is {lanes}; expected workers <= lanes"
             )
-        smallest = min([self.train.batch_size] + ([self.baseline.batch_size] if self.baseline else []))
-        if smallest < lanes:
-            raise ValueError(
-                f"the smallest batch_size is {smallest} and train.order.lanes is {lanes}; expected lanes <= batch_size"
-            )
+        sizes = {"train.batch_size": self.train.batch_size}
+        sizes |= {} if self.baseline is None else {"baseline.batch_size": self.baseline.batch_size}
+        for field, size in sizes.items():
+            if size < 2 * lanes:
+                raise ValueError(
+                    f"{field} is {size} and train.order.lanes is {lanes}; expected a batch of at least two rows a lane"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_listened_to(self) -> "JobSpec":
+        if not any(isinstance(term, KLTerm) for term in self.objective):
+            raise ValueError("objective: no term reads the teachers; expected at least one `kl`")
         return self
 
     @model_validator(mode="after")

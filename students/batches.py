@@ -56,6 +56,7 @@ class TrainingData:
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         record = self._dataset.record
         self.labelled_share = record.labelled_rows / record.rows
+        self.num_classes = len(record.classes)
 
     def order(self, epoch: int) -> EpochOrder:
         """Return the order of one epoch."""

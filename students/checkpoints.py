@@ -80,7 +80,8 @@ def save_checkpoint(
     )
     publish_record(store, _record_key(task, step), record)
     keys = _keys(store, task)
-    oldest_kept = f"{_folder(task)}{_steps(keys)[-_KEPT:][0]:012d}"
+    # With ours: another attempt may have cleared them all meanwhile.
+    oldest_kept = f"{_folder(task)}{sorted({step, *_steps(keys)})[-_KEPT:][0]:012d}"
     _remove(store, [key for key in keys if key < oldest_kept])
 
 

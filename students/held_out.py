@@ -19,13 +19,19 @@ class HeldOut:
     """The held-out rows in memory, this worker's share of them."""
 
     def __init__(self, store: ObjectStore, dataset: str, inputs: InputConfig, group: Group) -> None:
-        self._group = group
+        self._group, self._sample = group, torch.empty(0)
         self._batches: list[tuple[torch.Tensor, torch.Tensor]] = []
         for number, arrays in enumerate(Dataset.open(store, dataset)):
+            if number == 0:
+                self._sample = to_inputs(input_array(arrays, inputs)[:2], inputs)
             if number % group.world_size == group.rank:
                 rows = to_inputs(input_array(arrays, inputs), inputs).split(_BATCH_ROWS)
                 labels = torch.from_numpy(arrays[LABEL].astype(np.int64)).split(_BATCH_ROWS)
                 self._batches.extend(zip(rows, labels, strict=True))
+
+    def sample(self) -> torch.Tensor:
+        """Return the inputs of up to two rows, the same on every worker."""
+        return self._sample.to(self._group.device)
 
     def score(self, module: nn.Module) -> tuple[float, float]:
         """Return accuracy and mean NLL (nats) over the rows of all workers."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from cluster.errors import TrainingError
 from cluster.identity import digest_of
-from cluster.modules import build_module, in_fast_layout, num_parameters, save_weights
+from cluster.modules import build_module, check_shapes, in_fast_layout, num_parameters, save_weights
 from cluster.optimizers import OptimizerConfig, learning_rate
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
@@ -55,6 +55,8 @@ def train(store: ObjectStore, task: TrainingTask, execution: Execution, group: G
         ForeignCheckpointError: the checkpoint is of another training.
     """
     if group.from_first(int(store.exists(task.record_key))):
+        if group.rank == 0:
+            clear_checkpoints(store, task)  # of an attempt that was killed after it had published
         return read_record(store, task.record_key, TrainedRecord)
     return _Training(store, task, execution, group).run()
 
@@ -70,6 +72,8 @@ class _Training:
         self._objective = Objective(task.objective, labelled_share=self._data.labelled_share)
         seed_torch(fold_seed(task.seed), group.device)
         self._module = in_fast_layout(build_module(task.model)).to(group.device)
+        classes = self._data.num_classes
+        check_shapes(self._module, self._held_out.sample(), num_classes=classes, factory=task.model.factory)
         wrapped = group.wrap(self._module)
         self._wrapped = torch.compile(wrapped) if execution.compile else wrapped
         self._optimizer = build_optimizer(task.optimizer, self._module)
@@ -77,6 +81,7 @@ class _Training:
         self._num_steps = self._steps_per_epoch * task.epochs
         self._step, self._points, self._loss_sum = 0, tuple[EpochPoint, ...](), 0.0
         self._loss_here = torch.zeros((), dtype=torch.float64)
+        self._rows = 0
         self._waited_s, self._reported_s, self._saved_at_s = 0.0, 0.0, time.monotonic()
 
     def run(self) -> TrainedRecord:
@@ -98,6 +103,7 @@ class _Training:
             self._waited_s += time.monotonic() - asked_s
             self._update(batch, global_rows=order.batch_rows(step_in_epoch))
             self._step += 1
+            self._rows += order.batch_rows(step_in_epoch)
             if self._step % _STEPS_BETWEEN_CHECKS == 0 and step_in_epoch + 1 < order.num_steps:
                 self._checkpoint_if_due()
 
@@ -192,6 +198,7 @@ class _Training:
             num_bytes=len(body),
             parameters=num_parameters(self._module),
             points=self._points,
+            rows=self._rows,
             seconds=seconds,
             waited_s=self._waited_s,
         )

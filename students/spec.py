@@ -78,7 +78,7 @@ class TrainConfig(Config):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     optimizer: OptimizerConfig = OptimizerConfig()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     """One student is trained for each; the first is exported, all are reported."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is torch's autocast; weights and updates stay in float32."""
@@ -104,3 +104,5 @@ class BaselineConfig(Config):
     epochs: Annotated[tuple[int, ...], Field(min_length=1)] = (10, 30, 100)
     """Candidate lengths, in passes over the labelled rows."""
     batch_size: Annotated[int, Field(ge=1)] = 64
+    optimizer: OptimizerConfig | None = None
+    """By default that of the distilled student."""

@@ -103,6 +103,8 @@ class TrainedRecord(Config):
     num_bytes: int
     parameters: int
     points: tuple[EpochPoint, ...]
+    rows: int
+    """Rows that the last attempt learned from, each as often as it did."""
     seconds: float
     """Wall time of the last attempt; what an earlier one had done is not in it."""
     waited_s: float = 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.train
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.errors import CoffeyError, TrainingError
@@ -16,6 +16,7 @@ from cluster.failures import own_error, reason_of
 from cluster.storage.open import open_store
 from students.group import Together
 from students.loop import TrainingDivergedError, train
+from students.refusal import Refusal
 from students.spec import TrainConfig
 from students.task import Execution, TrainingTask
 
@@ -50,8 +51,10 @@ def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Exe
                 "store_uri": store_uri,
                 "tasks": list(tasks),
                 "execution": execution,
-                "refusal": ray.remote(num_cpus=0)(_Refusal).remote(),
+                "refusal": ray.remote(num_cpus=0)(Refusal).remote(),
             },
+            # A worker waits in an exchange for as long as another may wait for its labels, and some more.
+            torch_config=TorchConfig(timeout_s=int(execution.labels_timeout_s) + 1800),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.workers,
                 use_gpu=config.gpus_per_worker > 0,
@@ -70,19 +73,6 @@ def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Exe
             raise own_error(error) or WorkersLostError(reason_of(error)) from error
         if refused is not None:
             raise refused
-
-
-class _Refusal:
-    """What a worker raised on purpose: Ray Train repeats whatever fails, and this would only fail again."""
-
-    def __init__(self) -> None:
-        self._error: CoffeyError | None = None
-
-    def note(self, error: CoffeyError) -> None:
-        self._error = self._error or error
-
-    def noted(self) -> CoffeyError | None:
-        return self._error
 
 
 def _work(config: dict[str, Any]) -> CoffeyError | None:

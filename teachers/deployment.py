@@ -19,14 +19,13 @@ from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.open import open_store
 from teachers.backends.load import load_backend
+from teachers.lifeline import LIFELINE_NAMESPACE
 from teachers.outputs import check_logits, encode_logits, statistics_of
 from teachers.spec import ReplicaRange, TeacherConfig
 from teachers.weights import StoredWeights
 
 REQUESTS_PER_REPLICA = 2
 """One that is computed and one whose bytes are on their way."""
-
-LIFELINE_NAMESPACE = "coffey"
 
 _HEARTBEAT_S = 0.5
 
@@ -86,7 +85,7 @@ class TeacherReplica:
         torch.set_num_threads(threads)
         self._setup, self._config = setup, setup.config
         self._store = open_store(setup.store_uri)
-        self._backend = load_backend(self._store, setup.config, setup.weights)
+        self._backend = load_backend(self._store, setup.config, setup.weights, on=setup.config.resources)
         # torch's thread count is one per Python thread: without the initializer every new thread takes all cores.
         self._compute = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
         self._io = ThreadPoolExecutor(2)
@@ -111,7 +110,8 @@ class TeacherReplica:
         Serve's applications outlive the process that deployed them; after a `kill -9` of the driver, teachers
         would hold their machines for ever.
         """
-        await asyncio.get_running_loop().run_in_executor(self._io, self._leave_if_orphaned)
+        # Not in the I/O threads: a slow store must not look like a sick replica.
+        await asyncio.get_running_loop().run_in_executor(None, self._leave_if_orphaned)
 
     def _leave_if_orphaned(self) -> None:
         try:

@@ -11,7 +11,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.errors import TeacherError
-from teachers.deployment import LIFELINE_NAMESPACE, ReplicaSetup, application
+from teachers.deployment import ReplicaSetup, application
+from teachers.lifeline import LIFELINE_NAMESPACE, Lifeline
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 
@@ -41,7 +42,7 @@ def hosted(setups: Sequence[ReplicaSetup]) -> Iterator[dict[str, DeploymentHandl
     # serve.start has to come first: serve.run alone would open an HTTP proxy on every node.
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
     token = uuid.uuid4().hex[:8]
-    lifeline = ray.remote(num_cpus=0)(_Lifeline).options(name=f"coffey-{token}", namespace=LIFELINE_NAMESPACE).remote()
+    lifeline = ray.remote(num_cpus=0)(Lifeline).options(name=f"coffey-{token}", namespace=LIFELINE_NAMESPACE).remote()
     ray.get(lifeline.__ray_ready__.remote())
     setups = [replace(setup, lifeline=f"coffey-{token}") for setup in setups]
     names = {f"coffey-{token}-{setup.config.name}": setup for setup in setups}
@@ -61,8 +62,9 @@ def hosted(setups: Sequence[ReplicaSetup]) -> Iterator[dict[str, DeploymentHandl
         ray.kill(lifeline)
 
 
-class _Lifeline:
-    """Lives as long as the driver that made it."""
+def release(handle: DeploymentHandle) -> None:
+    """Take a teacher down before the context ends, because nobody will ask it again."""
+    serve.delete(handle.app_name, _blocking=False)
 
 
 def _start_error(names: Mapping[str, ReplicaSetup], error: Exception) -> TeacherStartError:

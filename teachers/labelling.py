@@ -105,6 +105,13 @@ def stop_replica(replica: str) -> None:
         return
 
 
+@dataclass
+class _Pulse:
+    """When a teacher last showed that any of its replicas works."""
+
+    at_s: float
+
+
 async def label_shards(
     handle: DeploymentHandle,
     config: TeacherConfig,
@@ -118,12 +125,16 @@ async def label_shards(
     Raises:
         ShardsQuarantinedError: some shards could not be labelled; all others are committed.
     """
-    queue = ShardQueue.of(requests)
+    queue, pulse = ShardQueue.of(requests), _Pulse(asyncio.get_running_loop().time())
     tasks: dict[asyncio.Task[Labelled], LabelRequest] = {}
     try:
         while not queue.is_finished:
             while len(tasks) < REQUESTS_PER_REPLICA * config.max_replicas and (request := queue.take()) is not None:
-                tasks[asyncio.ensure_future(_label_one(handle, config, request, on_event, stop_replica))] = request
+                tasks[
+                    asyncio.ensure_future(
+                        _label_one(handle, config, request, on_event, stop_replica=stop_replica, pulse=pulse)
+                    )
+                ] = request
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
                 on_event(_settle(queue, config.name, tasks.pop(task), task))
@@ -156,16 +167,14 @@ async def _label_one(
     config: TeacherConfig,
     request: LabelRequest,
     on_event: Callable[[LabellingEvent], None],
+    *,
     stop_replica: Callable[[str], None],
+    pulse: "_Pulse",
 ) -> Labelled:
     """Follow one request to its end; stop the replica that has it if that makes no progress."""
-    answers = aiter(handle.options(stream=True).label.remote(request))
-    try:
-        accepted = await _next(answers, START_TIMEOUT_S)
-    except TimeoutError:
-        raise NoReplicaError(config.name, START_TIMEOUT_S) from None
-    assert isinstance(accepted, Accepted), accepted  # noqa: S101
     loop = asyncio.get_running_loop()
+    answers = aiter(handle.options(stream=True).label.remote(request))
+    accepted = await _accepted(answers, config.name, pulse)
     batches, progress_at_s = -1, loop.time()
     while True:
         deadline_s = progress_at_s + config.stall_timeout_s
@@ -180,6 +189,27 @@ async def _label_one(
                 return answer
             case Alive(batches=count) if count != batches:
                 batches, progress_at_s = count, loop.time()
+                pulse.at_s = progress_at_s
+
+
+async def _accepted(answers: AsyncIterator[Answer], teacher: str, pulse: "_Pulse") -> Accepted:
+    """Wait until a replica has the request: as long as the teacher answers others, it only is busy."""
+    loop = asyncio.get_running_loop()
+    asked_at_s = loop.time()  # a request that is sent again has its time too, however long nobody has answered
+    first = asyncio.ensure_future(anext(answers))
+    try:
+        while not first.done():
+            left_s = max(pulse.at_s, asked_at_s) + START_TIMEOUT_S - loop.time()
+            if left_s <= 0:
+                pulse.at_s = loop.time()  # the next attempt has its own wait
+                raise NoReplicaError(teacher, START_TIMEOUT_S)
+            await asyncio.wait({first}, timeout=left_s)
+    finally:
+        first.cancel()
+    pulse.at_s = loop.time()
+    answer = first.result()
+    assert isinstance(answer, Accepted), answer  # noqa: S101
+    return answer
 
 
 async def _next(answers: AsyncIterator[Answer], timeout_s: float) -> Answer:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.config import Config
 from cluster.errors import TeacherError
@@ -60,6 +60,19 @@ class WeightsMissingError(TeacherError):
         )
 
 
+class WeightsChangedError(TeacherError):
+    """A file of weights was exchanged while a run was about to use it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: the file has changed since this run looked at it. Run the job again with the file at rest."
+        )
+
+
 class ClassMapError(TeacherError):
     """A teacher's classes are not those of the data set."""
 
@@ -108,7 +121,12 @@ def classes_in(body: bytes, address: str) -> tuple[str, ...] | None:
         return None
     metadata = _safetensors_header(body, address).get("__metadata__")
     names = metadata.get(CLASSES_KEY) if isinstance(metadata, dict) else None
-    return tuple(json.loads(names)) if isinstance(names, str) else None
+    if not isinstance(names, str):
+        return None
+    try:
+        return TypeAdapter(tuple[str, ...]).validate_json(names)
+    except ValidationError as error:
+        raise UnsafeWeightsError(address, f"{CLASSES_KEY} that is no JSON list of names in its header") from error
 
 
 def check_classes(teacher: str, found: tuple[str, ...] | None, expected: tuple[str, ...]) -> None:

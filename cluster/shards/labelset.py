@@ -145,6 +145,10 @@ class LabelSet:
         key = self._commit_key(number)
         return self._checked(publish_record(self.store, key, commit), number, key)
 
+    def remember(self, commit: Commit) -> None:
+        """Take a record that a writer has answered with, so that sealing need not read it again."""
+        self._commits[commit.number] = self._checked(commit, commit.number, self._commit_key(commit.number))
+
     def committed(self, number: int) -> Commit | None:
         """Return the record of shard `number`, or None while it is not committed."""
         key = self._commit_key(number)

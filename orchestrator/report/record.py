@@ -117,6 +117,8 @@ class Summary(Config):
     student_accuracy: Share
     student_std: float
     """Sample standard deviation over seeds; 0 for a single seed."""
+    gain_stderr: float | None = None
+    """Standard error of the student's gain over the baseline on the test rows, rows paired; None without a baseline."""
     gap_recovered: float | None
     """(student - baseline) / (ensemble - baseline); None where the ensemble is not better than the baseline."""
     compression: float | None

@@ -8,7 +8,7 @@ from orchestrator.report.record import Report, Summary
 def verdict(report: Report) -> str:
     """Return one sentence that says whether distillation paid, with the figures that say so.
 
-    It claims a difference only where that exceeds the standard deviation between seeds.
+    It claims a difference only where that exceeds the standard deviation between seeds and the error of the test rows.
     """
     summary = report.summary
     deeds = [*_recovery(summary), *_compression(summary), *_speed(report)]
@@ -24,7 +24,7 @@ def _judgement(summary: Summary) -> str:
     if summary.baseline_accuracy is None:
         return "Not compared with a lone student"
     gain = summary.student_accuracy - summary.baseline_accuracy
-    if abs(gain) <= max(summary.student_std, summary.baseline_std or 0.0):
+    if abs(gain) <= max(summary.student_std, summary.baseline_std or 0.0, summary.gain_stderr or 0.0):
         return "No clear difference"
     return "Distillation paid" if gain > 0 else "Distillation did not pay"
 

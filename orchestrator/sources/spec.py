@@ -2,10 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cluster.config import Config
 from cluster.shards.compression import Compression
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the name {name!r} stands more than once; expected one name for each class")
+    return names
 
 
 class DigitsSource(Config):
@@ -43,11 +50,11 @@ class DataConfig(Config):
     """The rows, and how they are divided. Rows are shuffled once, by `seed`, when they are written to the store."""
 
     read: Annotated[DigitsSource | IdxSource | NpzSource, Field(discriminator="source")]
-    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_distinct)] | None = None
     """Names of the classes in the order of their indices; by default their numbers."""
     labelled: Annotated[int, Field(ge=1)] | None = None
     """Rows whose label is used, in training or held out; the labels of the others are dropped. By default all."""
-    validation: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.1
+    validation: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Labelled rows held out of every training, for calibration and choices: a number, or a share of them."""
     shard_rows: Annotated[int, Field(ge=1)] = 4096
     compression: Compression = "none"

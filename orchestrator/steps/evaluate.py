@@ -2,8 +2,10 @@
 
 import ray
 
+from cluster.shards.dataset import Dataset
 from cluster.shards.records import publish_record
 from cluster.storage.open import open_store
+from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.resolve import Job
@@ -16,8 +18,16 @@ def evaluate(context: RunContext) -> None:
     if planned.state == "done":
         context.reused(planned)
         return
-    with context.step(planned):
-        ray.get(_evaluate.remote(context.store.uri, context.job))
+    with context.step(planned) as account:
+        account.rows = _rows(context)
+        result_of(_evaluate.remote(context.store.uri, context.job))
+
+
+def _rows(context: RunContext) -> int:
+    """Return the test rows that all models together are judged on."""
+    job = context.job
+    models = len(job.teachers) + 1 + len(job.baselines) + len(job.students)
+    return models * Dataset.open(context.store, job.datasets.test).record.rows
 
 
 @ray.remote(num_cpus=1, max_retries=3)

@@ -1,14 +1,12 @@
 """Fit: small trainings side by side in Ray tasks: teachers of ours, and the lone student."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
-import ray.exceptions
 
-from cluster.failures import own_error
 from cluster.shards.records import read_record
+from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from orchestrator.plan import PlannedStep
 from students.alone import start_alone
@@ -33,17 +31,16 @@ def fit(context: RunContext) -> None:
 
     Raises:
         CoffeyError: what a training raised on purpose.
-        ray.exceptions.RayError: its process died more often than it is repeated.
+        TaskLostError: its process died more often than it is repeated.
     """
     fittings = [fitting for fitting in _fittings(context) if fitting.planned.state != "done"]
-    started_s = time.monotonic()
     for fitting in fittings:
         context.started(fitting.planned)
         fitting.running = {_start(context, task, fitting.resources) for task in fitting.tasks}
     while fittings:
         _settle([ref for fitting in fittings for ref in fitting.running], fittings)
         for fitting in [fitting for fitting in fittings if not fitting.running]:
-            context.finished(fitting.planned, seconds=time.monotonic() - started_s, rows=None)
+            _finish(context, fitting)
             fittings.remove(fitting)
         for fitting in fittings:
             context.advanced(fitting.planned.name, None, _note(context, fitting))
@@ -71,14 +68,18 @@ def _start(context: RunContext, task: TrainingTask, resources: ResourceConfig) -
     return start_alone(context.store.uri, task, execution, cpus=resources.cpu, gpus=resources.gpu)
 
 
+def _finish(context: RunContext, fitting: _Fitting) -> None:
+    """Account for the trainings' own time; how long they queued for a core says nothing of them."""
+    records = [read_record(context.store, task.record_key, TrainedRecord) for task in fitting.tasks]
+    seconds = sum(record.seconds for record in records)
+    context.finished(fitting.planned, seconds=seconds, rows=sum(record.rows for record in records))
+
+
 def _settle(running: "list[ray.ObjectRef[TrainedRecord]]", fittings: Sequence[_Fitting]) -> None:
     """Wait a moment, and take what is ready out of its step."""
     ready, _ = ray.wait(running, num_returns=len(running), timeout=_POLL_S, fetch_local=False)
     for ref in ready:
-        try:
-            ray.get(ref)
-        except ray.exceptions.RayError as error:
-            raise own_error(error) or error from error
+        result_of(ref)
         for fitting in fittings:
             fitting.running.discard(ref)
 

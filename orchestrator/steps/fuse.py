@@ -7,6 +7,7 @@ from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
 from cluster.storage.open import open_store
+from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from students.fusion import fuse
 from students.task import Targets
@@ -23,7 +24,7 @@ def fuse_labels(context: RunContext) -> None:
         context.reused(planned)
         return
     with context.step(planned) as account:
-        account.rows = ray.get(_fuse.remote(context.store.uri, record, context.job.fusion))
+        account.rows = result_of(_fuse.remote(context.store.uri, record, context.job.fusion))
 
 
 @ray.remote(num_cpus=1, max_retries=3)

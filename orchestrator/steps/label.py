@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ray.serve.handle import DeploymentHandle
 
+from cluster.identity import digest_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from orchestrator.context import RunContext
@@ -15,7 +16,7 @@ from orchestrator.weights import weights_of
 from students.batches import epoch_order
 from teachers.deployment import LabelRequest, ReplicaSetup
 from teachers.labelling import LabellingEvent, ReplicaReplaced, ShardFailed, ShardLabelled, label_shards
-from teachers.weights import read_weights
+from teachers.weights import WeightsChangedError, read_weights
 
 
 class Labelling:
@@ -26,6 +27,7 @@ class Labelling:
         self.planned: PlannedStep = context.inspect().label(teacher)
         self._context = context
         self._datasets = {record.identity: Dataset.open(context.store, record.dataset) for record in teacher.label_sets}
+        self._label_sets = {record.identity: LabelSet(context.store, record) for record in teacher.label_sets}
         self._missing = self._find_missing()
         self.held_out_labelled = asyncio.Event()
         """Set once the held-out rows are labelled, on which calibration waits."""
@@ -52,15 +54,21 @@ class Labelling:
         given, store = self.teacher.given, self._context.store
         if given is not None and not store.exists(given.key):
             assert self.teacher.config.weights is not None  # noqa: S101 - that is what `given` means
-            store.put(given.key, read_weights(self.teacher.config.weights))
+            body = read_weights(self.teacher.config.weights)
+            if digest_of(body) != given.digest:
+                raise WeightsChangedError(self.teacher.config.weights)
+            store.put(given.key, body)
         return ReplicaSetup(store.uri, self.teacher.config, weights_of(store, self.teacher))
 
     def seal_complete(self) -> None:
         """Seal every set of which no shard is missing."""
         for record in self.teacher.label_sets:
-            labels = LabelSet(self._context.store, record)
-            if not self._missing[record.identity] and not labels.is_sealed():
-                labels.seal(len(self._datasets[record.identity].record.shards))
+            self._seal_if_complete(record)
+
+    def _seal_if_complete(self, record: LabelSetRecord) -> None:
+        labels = self._label_sets[record.identity]
+        if not self._missing[record.identity] and not labels.is_sealed():
+            labels.seal(len(self._datasets[record.identity].record.shards))
 
     async def run(self, handle: DeploymentHandle) -> None:
         """Have the missing shards labelled."""
@@ -81,7 +89,8 @@ class Labelling:
                 self._rows_computed += rows
                 self._context.teacher_rows += rows
                 self._missing[request.record.identity].discard(request.number)
-                self.seal_complete()
+                self._label_sets[request.record.identity].remember(commit)
+                self._seal_if_complete(request.record)
                 self._announce()
                 self._context.advanced(self.planned.name, self._rows_done)
             case ShardFailed(request=request, reason=reason, is_quarantined=True):

@@ -12,7 +12,7 @@ from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.fuse import fuse_labels
 from orchestrator.steps.label import Labelling
 from orchestrator.steps.train import Training
-from teachers.hosting import hosted
+from teachers.hosting import hosted, release
 
 
 def label_and_train(context: RunContext, capacity: Capacity) -> None:
@@ -60,4 +60,10 @@ def _together(context: RunContext, missing: Sequence[Labelling], training: Train
 
 
 async def _label(labellings: Sequence[Labelling], handles: Mapping[str, DeploymentHandle]) -> None:
-    await asyncio.gather(*(labelling.run(handles[labelling.teacher.config.name]) for labelling in labellings))
+    async def label_and_release(labelling: Labelling) -> None:
+        handle = handles[labelling.teacher.config.name]
+        await labelling.run(handle)
+        # Not at the end of a training that follows: whatever the teacher holds, others may be waiting for.
+        release(handle)
+
+    await asyncio.gather(*map(label_and_release, labellings))

@@ -5,10 +5,11 @@ import threading
 import time
 from concurrent.futures import Future
 
+from cluster.shards.records import read_record
 from orchestrator.context import RunContext
 from orchestrator.plan import PlannedStep
 from orchestrator.steps.fit import progress_note
-from students.task import Execution
+from students.task import Execution, TrainedRecord
 from students.together import train_together
 
 _POLL_S = 0.5
@@ -32,7 +33,8 @@ class Training:
         if self.is_trained:
             self._context.reused(self.planned)
             return
-        started_s = time.monotonic()
+        store, started_s = self._context.store, time.monotonic()
+        missing = [task for task in self._context.job.students if not store.exists(task.record_key)]
         self._context.started(self.planned)
         # A daemon: if labelling fails, this process must be able to end while Ray Train still waits for labels.
         threading.Thread(target=self._work, name="training", daemon=True).start()
@@ -40,7 +42,8 @@ class Training:
             await asyncio.sleep(_POLL_S)
             self._show()
         self._outcome.result()
-        self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=None)
+        rows = sum(read_record(store, task.record_key, TrainedRecord).rows for task in missing)
+        self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=rows)
 
     def _work(self) -> None:
         job = self._context.job

@@ -6,15 +6,15 @@ from cluster.storage.protocol import ObjectStore
 from teachers.backends.module import ModuleBackend
 from teachers.backends.onnx import OnnxBackend
 from teachers.backends.protocol import Backend
-from teachers.spec import TeacherConfig
+from teachers.spec import ResourceConfig, TeacherConfig
 from teachers.weights import StoredWeights
 
 
-def load_backend(store: ObjectStore, config: TeacherConfig, weights: StoredWeights) -> Backend:
-    """Fetch the weights, compare their digest, and load the model."""
+def load_backend(store: ObjectStore, config: TeacherConfig, weights: StoredWeights, *, on: ResourceConfig) -> Backend:
+    """Fetch the weights, compare their digest, and load the model onto `on`: its threads, and a GPU if it has one."""
     body = bytes(fetch_verified(store, weights.key, digest=weights.digest, num_bytes=weights.num_bytes))
     where = f"teacher {config.name} ({weights.key})"
     if config.model is None:
-        return OnnxBackend(config.inputs, body, num_threads=config.resources.num_threads, where=where)
+        return OnnxBackend(config.inputs, body, num_threads=on.num_threads, on_gpu=on.gpu > 0, where=where)
     model = ModelConfig(factory=config.model, arguments=config.arguments, inputs=config.inputs)
-    return ModuleBackend(model, body, where=where)
+    return ModuleBackend(model, body, on_gpu=on.gpu > 0, where=where)

@@ -10,11 +10,11 @@ from cluster.modules import build_module, in_fast_layout, input_array, load_weig
 
 
 class ModuleBackend:
-    """Runs the module in evaluation mode, without gradients, on the GPU if this process was given one."""
+    """Runs the module in evaluation mode, without gradients."""
 
-    def __init__(self, model: ModelConfig, weights: bytes, *, where: str) -> None:
+    def __init__(self, model: ModelConfig, weights: bytes, *, on_gpu: bool, where: str) -> None:
         self._inputs: InputConfig = model.inputs
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda" if on_gpu else "cpu")
         module = build_module(model)
         load_weights(module, weights, where=where)
         self._module = in_fast_layout(module).to(self._device).eval()

@@ -13,13 +13,13 @@ from cluster.modules import WeightsError, input_array, to_inputs
 class OnnxBackend:
     """Runs the graph's first output on its only input."""
 
-    def __init__(self, inputs: InputConfig, model: bytes, *, num_threads: int, where: str) -> None:
+    def __init__(self, inputs: InputConfig, model: bytes, *, num_threads: int, on_gpu: bool, where: str) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         # Weights in a file of their own would be read from wherever this process stands, and no digest covers them.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        wanted = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=providers)

@@ -15,8 +15,10 @@ from cluster.modules import (
     FactoryError,
     InputColumnError,
     InputShapeError,
+    ModelShapeError,
     WeightsError,
     build_module,
+    check_shapes,
     in_fast_layout,
     input_array,
     load_weights,
@@ -99,6 +101,36 @@ def test_a_call_that_fails_or_returns_no_module_is_named() -> None:
         build_module(ModelConfig(factory="builtins:dict"))
     with pytest.raises(FactoryError, match=r"tiny:CLASSES: TypeError: 'tuple' object is not callable"):
         build_module(ModelConfig(factory="tests.fixtures.tiny:CLASSES"))
+
+
+def test_a_module_that_fits_its_data_passes_and_is_left_in_its_mode() -> None:
+    module = Normed()
+    before = save_weights(module)
+
+    for is_training in (True, False):
+        module.train(is_training)
+        check_shapes(module, torch.zeros(5, 4), num_classes=3, factory="tiny:Normed")
+        assert module.training is is_training
+
+    check_shapes(module, torch.zeros(1, 4), num_classes=3, factory="tiny:Normed")
+    assert save_weights(module) == before
+
+
+@pytest.mark.parametrize(
+    ("inputs", "num_classes", "found"),
+    [
+        (torch.zeros(5, 4), 10, "outputs of shape [2, 3]; expected outputs of shape [rows, 10]"),
+        (torch.zeros(5, 4, 4), 3, "outputs of shape [2, 4, 3]; expected outputs of shape [rows, 3]"),
+        (torch.zeros(5, 7), 3, "mat1 and mat2 shapes cannot be multiplied (2x7 and 4x3); expected outputs"),
+    ],
+)
+def test_a_module_that_does_not_fit_its_data_is_named_with_both(
+    inputs: torch.Tensor, num_classes: int, found: str
+) -> None:
+    with pytest.raises(ModelShapeError) as refusal:
+        check_shapes(Linear(), inputs, num_classes=num_classes, factory="tiny:Linear")
+
+    assert str(refusal.value).startswith(f"tiny:Linear: for rows of shape {list(inputs.shape[1:])} found {found}")
 
 
 @pytest.mark.parametrize("build", [Linear, Normed, lambda: in_fast_layout(Convolved()), Tied])
@@ -201,7 +233,6 @@ def test_columns_that_may_not_be_written_to_are_copied_and_stay_as_they_are() ->
     ("config", "message"),
     [
         (InputConfig(shape=(3, 3)), r"inputs\.shape is \[3, 3\], which does not fit rows of shape \[3, 2, 4\]"),
-        (InputConfig(shape=(-1, 24)), r"inputs\.shape is \[-1, 24\], which"),
         (InputConfig(mean=[0.1, 0.2]), r"inputs\.mean has 2 values, which does not fit rows of shape \[3, 2, 4\]"),
         (InputConfig(std=[0.1]), r"inputs\.std has 1 values, which"),
         (InputConfig(shape=(24,), mean=[0.1, 0.2, 0.3]), r"inputs\.mean has 3 values, which does not fit .* \[24\]"),

@@ -89,7 +89,13 @@ def watched_job(folder: Path, ray_head: RayHead) -> JobSpec:
         folder, store=str(folder / "store"), teachers=teachers, cluster={"address": ray_head.address}, baseline=None
     )
     return changed(
-        spec, data__shard_rows=SHARD_ROWS, train__epochs=400, train__checkpoint_every_s=0.2, train__pipelined="never"
+        spec,
+        student__model=f"{small_jobs.MODELS}:Slow",
+        student__arguments={"batch_s": 0.01},
+        data__shard_rows=SHARD_ROWS,
+        train__epochs=120,
+        train__checkpoint_every_s=0.2,
+        train__pipelined="never",
     )
 
 

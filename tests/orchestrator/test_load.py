@@ -480,7 +480,7 @@ ARGUMENT = (
     st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT | st.lists(st.integers())
 )
 ARGUMENTS = st.dictionaries(TEXT, ARGUMENT, max_size=4)
-CLASSES = st.lists(TEXT, min_size=2, max_size=4)
+CLASSES = st.lists(TEXT, min_size=2, max_size=4, unique=True)
 READ = st.one_of(
     st.fixed_dictionaries({"source": st.just("digits"), "test": COUNT}),
     st.fixed_dictionaries({"source": st.just("npz"), "train": TEXT, "test": TEXT}),

@@ -1,0 +1,322 @@
+"""The plan: it says of every step what the store holds, and leaves no trace."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.session import Capacity
+from cluster.shards.calibration import CalibrationRecord, calibration_key
+from cluster.shards.dataset import Dataset, dataset_key
+from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.records import publish_record
+from cluster.storage.directory import DirectoryStore
+from cluster.storage.protocol import ObjectStat, ObjectStore
+from orchestrator.placement import DoesNotFitError
+from orchestrator.plan import Inspection, PlannedStep, make_plan
+from orchestrator.resolve import Job, resolve
+from orchestrator.steps.ingest import ingest
+from tests.fixtures.jobs import (
+    HELD_OUT,
+    LABELLED,
+    SHARD_ROWS,
+    TEST_ROWS,
+    TRAIN_ROWS,
+    commit_all,
+    finished_job,
+    job_spec,
+    new_context,
+    train_alone,
+    write_export_record,
+    write_sources,
+)
+
+STEPS = [
+    ("ingest", "ingest"),
+    ("fit:fitted", "fit"),
+    ("label:fitted", "label"),
+    ("label:given", "label"),
+    ("label:graph", "label"),
+    ("calibrate:fitted", "calibrate"),
+    ("calibrate:given", "calibrate"),
+    ("calibrate:graph", "calibrate"),
+    ("baseline", "baseline"),
+    ("train:student", "train"),
+    ("evaluate", "evaluate"),
+    ("export", "export"),
+]
+LABEL_ROWS = TRAIN_ROWS + TEST_ROWS
+
+
+class ReadOnlyStore:
+    """Answers questions and refuses everything else."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store, self.uri = store, store.uri
+
+    def get(self, key: str) -> memoryview:
+        return self._store.get(key)
+
+    def exists(self, key: str) -> bool:
+        return self._store.exists(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        return self._store.list(prefix)
+
+    def put(self, key: str, body: bytes | memoryview) -> None:
+        raise AssertionError(f"a plan wrote {key}")
+
+    def put_if_absent(self, key: str, body: bytes | memoryview) -> bool:
+        raise AssertionError(f"a plan wrote {key}")
+
+    def delete(self, key: str) -> None:
+        raise AssertionError(f"a plan deleted {key}")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    write_sources(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files and the store of a finished job, which no test changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    _, context = finished_job(folder)
+    context.log.close("done")
+    return folder
+
+
+@pytest.fixture
+def finished(finished_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(finished_folder, tmp_path / "finished")
+
+
+@pytest.fixture
+def store(files: Path) -> DirectoryStore:
+    return DirectoryStore(files / "store")
+
+
+@pytest.fixture
+def job(files: Path) -> Job:
+    return resolve(job_spec(files))
+
+
+@pytest.fixture
+def ingested(job: Job, store: DirectoryStore) -> Job:
+    context = new_context(job, store)
+    ingest(context)
+    context.log.close("done")
+    return job
+
+
+def step(job: Job, store: ObjectStore, name: str) -> PlannedStep:
+    (found,) = [step for step in Inspection(job, ReadOnlyStore(store)).steps() if step.name == name]
+    return found
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[int, bytes | None]]:
+    paths = sorted(folder.rglob("*"))
+    return {path: (path.stat().st_mtime_ns, None if path.is_dir() else path.read_bytes()) for path in paths}
+
+
+def logits(rows: int) -> np.ndarray:
+    return np.zeros((rows, 3), np.float16)
+
+
+def rows_of_shards(store: ObjectStore, record: LabelSetRecord) -> list[int]:
+    return [entry.rows for entry in Dataset.open(store, record.dataset).record.shards]
+
+
+class TestWithoutTraces:
+    def test_a_plan_of_a_job_that_never_ran_leaves_no_trace(self, files: Path, store: DirectoryStore) -> None:
+        before = snapshot(files)
+        plan = make_plan(job_spec(files), ReadOnlyStore(store))
+        assert snapshot(files) == before
+        assert not Path(store.uri).exists()
+        assert [(step.name, step.kind) for step in plan.steps] == STEPS
+        assert {step.state for step in plan.steps} == {"to do"}
+        assert len({step.identity for step in plan.steps}) == len(STEPS)
+
+    def test_a_plan_of_a_finished_job_finds_every_step_done_and_leaves_no_trace(self, finished: Path) -> None:
+        before = snapshot(finished)
+        plan = make_plan(job_spec(finished), ReadOnlyStore(DirectoryStore(finished / "store")))
+        assert snapshot(finished) == before
+        assert [(step.name, step.state) for step in plan.steps] == [(name, "done") for name, _ in STEPS]
+        assert (plan.pipelined, plan.pipelined_because) == (False, "the student is trained already")
+
+    def test_a_plan_needs_neither_torch_nor_ray(self, files: Path) -> None:
+        (files / "job.yaml").write_text(
+            (Path(__file__).parents[2] / "orchestrator/demo/job.yaml")
+            .read_text()
+            .replace("./coffey-store", str(files / "store"))
+        )
+        program = (
+            "import sys\n"
+            "from orchestrator.cli.app import exit_code_of\n"
+            f"code = exit_code_of(['plan', {str(files / 'job.yaml')!r}])\n"
+            "heavy = {'torch', 'ray', 'sklearn', 'onnxruntime', 'boto3', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+            "sys.exit(f'imported {heavy}' if heavy else code)\n"
+        )
+        root = Path(__file__).parents[2]
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "fit:wide" in done.stdout
+
+
+class TestStates:
+    def test_ingest_is_done_when_all_four_data_sets_are(self, ingested: Job, store: DirectoryStore) -> None:
+        rows = TRAIN_ROWS - HELD_OUT + LABELLED - HELD_OUT + HELD_OUT + TEST_ROWS
+        found = step(ingested, store, "ingest")
+        assert (found.state, found.rows, found.rows_done) == ("done", rows, rows)
+
+        store.delete(dataset_key(ingested.datasets.held_out))
+        found = step(ingested, store, "ingest")
+        assert (found.state, found.rows, found.rows_done) == ("partial", None, rows - HELD_OUT)
+
+    def test_labels_count_by_committed_rows_until_every_set_is_sealed(
+        self, ingested: Job, store: DirectoryStore
+    ) -> None:
+        given = ingested.teachers[1]
+        found = step(ingested, store, "label:given")
+        assert (found.state, found.rows, found.rows_done) == ("to do", LABEL_ROWS, 0)
+
+        shards = rows_of_shards(store, given.train)
+        assert shards == [SHARD_ROWS, SHARD_ROWS, TRAIN_ROWS - HELD_OUT - 2 * SHARD_ROWS]
+        commit_all(store, given.train, [logits(shards[2])], first=2)
+        found = step(ingested, store, "label:given")
+        assert (found.state, found.rows_done) == ("partial", shards[2])
+        assert Inspection(ingested, store).missing(given.train) == [0, 1]
+        assert step(ingested, store, "label:fitted").state == "to do"
+
+        for record in given.label_sets:
+            commit_all(store, record, [logits(rows) for rows in rows_of_shards(store, record)])
+            found = step(ingested, store, "label:given")
+            assert found.state == "partial"
+            assert Inspection(ingested, store).missing(record) == []
+        assert found.rows_done == LABEL_ROWS
+
+        for record in given.label_sets:
+            assert step(ingested, store, "label:given").state == "partial"
+            LabelSet(store, record).seal(len(rows_of_shards(store, record)))
+        found = step(ingested, store, "label:given")
+        assert (found.state, found.rows, found.rows_done) == ("done", LABEL_ROWS, LABEL_ROWS)
+        assert Inspection(ingested, store).missing(given.train) == []
+
+    def test_labels_of_another_teacher_do_not_count(self, ingested: Job, store: DirectoryStore) -> None:
+        graph = ingested.teachers[2].train
+        foreign = graph.model_copy(update={"teacher_identity": "0" * 16})
+        commit_all(store, foreign, [logits(rows) for rows in rows_of_shards(store, graph)])
+        assert step(ingested, store, "label:graph").rows_done == 0
+
+    def test_trainings_of_one_step_are_counted_one_by_one(self, ingested: Job, store: DirectoryStore) -> None:
+        fit = ingested.teachers[0].fit
+        assert fit is not None
+        train_alone(store, fit)
+        assert step(ingested, store, "fit:fitted").state == "done"
+
+        tasks = [task for tasks in ingested.baselines for task in tasks]
+        for number, task in enumerate(tasks, start=1):
+            assert step(ingested, store, "baseline").state == ("to do" if number == 1 else "partial")
+            train_alone(store, task)
+        assert step(ingested, store, "baseline").state == "done"
+
+    def test_a_student_of_one_seed_of_two_is_partial(self, finished: Path) -> None:
+        job, store = resolve(job_spec(finished)), DirectoryStore(finished / "store")
+        for task, state in zip(job.students, ("partial", "to do"), strict=True):
+            store.delete(task.record_key)
+            assert step(job, store, "train:student").state == state
+
+    def test_a_fused_label_set_counts_like_a_teachers(self, files: Path, store: DirectoryStore) -> None:
+        job = resolve(job_spec(files, "fusion.when=write"))
+        assert job.fused is not None
+        assert step(job, store, "fuse").rows is None
+        context = new_context(job, store)
+        ingest(context)
+        context.log.close("done")
+        rows = TRAIN_ROWS - HELD_OUT
+        assert (step(job, store, "fuse").state, step(job, store, "fuse").rows) == ("to do", rows)
+        shards = [logits(count) for count in rows_of_shards(store, job.fused)]
+        commit_all(store, job.fused, shards[:2])
+        assert (step(job, store, "fuse").state, step(job, store, "fuse").rows_done) == ("partial", 2 * SHARD_ROWS)
+        commit_all(store, job.fused, shards)
+        LabelSet(store, job.fused).seal(len(shards))
+        assert (step(job, store, "fuse").state, step(job, store, "fuse").rows_done) == ("done", rows)
+
+    def test_single_records_are_there_or_not(self, ingested: Job, store: DirectoryStore) -> None:
+        key = calibration_key(ingested.teachers[0].held_out)
+        record = CalibrationRecord(teacher="fitted", temperature=1.0, rows=1, nll_before=1.0, nll_after=1.0)
+        publish_record(store, key, record)
+        assert step(ingested, store, "calibrate:fitted").state == "done"
+        assert step(ingested, store, "calibrate:given").state == "to do"
+        assert step(ingested, store, "calibrate:fitted").identity in key
+
+        write_export_record(store, ingested)
+        assert step(ingested, store, "export").state == "done"
+        assert step(ingested, store, "evaluate").state == "to do"
+
+    def test_steps_that_a_job_does_without_are_not_in_its_plan(self, files: Path, store: DirectoryStore) -> None:
+        spec = job_spec(files, "fusion.calibrate=false", "baseline=null", "teachers.fitted.name=other")
+        names = [step.name for step in make_plan(spec, store).steps]
+        expected = [name for name, kind in STEPS if kind not in ("calibrate", "baseline")]
+        assert names == [name.replace("fitted", "other") for name in expected]
+
+
+class TestRoom:
+    def test_training_starts_early_only_where_teachers_and_workers_fit_together(
+        self, files: Path, store: DirectoryStore
+    ) -> None:
+        roomy = make_plan(job_spec(files, "cluster.cpus=4"), store)
+        assert roomy.pipelined
+        assert roomy.pipelined_because == "teachers and workers together need 4 CPU of 4 CPU"
+        tight = make_plan(job_spec(files, "cluster.cpus=3"), store)
+        assert not tight.pipelined
+        assert tight.pipelined_because == "teachers and workers together need 4 CPU, the cluster has 3 CPU"
+
+    def test_a_cluster_elsewhere_is_asked_when_the_run_reaches_it(self, files: Path, store: DirectoryStore) -> None:
+        plan = make_plan(job_spec(files, "cluster.address=auto", "teachers.given.resources.cpu=1000"), store)
+        assert not plan.pipelined
+        assert "when the cluster at cluster.address answers" in plan.pipelined_because
+
+    @pytest.mark.parametrize(
+        ("override", "what"),
+        [
+            ("teachers.given.replicas=3", "teacher given needs 3 CPU; the cluster has 2 CPU in all"),
+            ("train.workers=3", "training on 3 workers needs 3 CPU"),
+        ],
+    )
+    def test_what_would_wait_for_ever_is_said_at_once(
+        self, files: Path, store: DirectoryStore, override: str, what: str
+    ) -> None:
+        with pytest.raises(DoesNotFitError, match=what):
+            make_plan(job_spec(files, override), store)
+
+    def test_what_is_done_needs_no_room(self, finished: Path) -> None:
+        huge = job_spec(
+            finished, "teachers.given.resources.gpu=8", "train.workers=8", "teachers.fitted.resources.cpu=99"
+        )
+        store, job = DirectoryStore(finished / "store"), resolve(huge)
+        assert {step.state for step in make_plan(huge, store).steps} == {"done"}
+        Inspection(job, store).check_room(Capacity(1, 0))
+
+        store.delete(job.students[0].record_key)
+        with pytest.raises(DoesNotFitError, match="training on 8 workers"):
+            make_plan(huge, store)
+
+    @pytest.mark.parametrize("lost", ["fit", "baseline"])
+    def test_what_is_trained_beside_the_student_needs_room_too(self, finished: Path, lost: str) -> None:
+        huge = resolve(job_spec(finished, "teachers.fitted.resources.cpu=99", "train.cpus_per_worker=99"))
+        store, task = (
+            DirectoryStore(finished / "store"),
+            huge.teachers[0].fit if lost == "fit" else huge.baselines[0][0],
+        )
+        assert task is not None
+        store.delete(task.record_key)
+        with pytest.raises(DoesNotFitError, match="teacher fitted" if lost == "fit" else "training on"):
+            Inspection(huge, store).check_room(Capacity(2, 0))

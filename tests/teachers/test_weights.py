@@ -1,0 +1,267 @@
+"""Weights are data: whatever could run code when it is loaded is refused by what it is, not by its name."""
+
+import bz2
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from onnx import TensorProto, helper
+
+from cluster.identity import digest_of
+from teachers.weights import (
+    ClassMapError,
+    UnsafeWeightsError,
+    WeightsMissingError,
+    check_classes,
+    classes_in,
+    read_weights,
+    weights_in_store,
+)
+
+CLASSES = ("zero", "one", "two")
+
+
+class Payload:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def buffered(write: Callable[[io.BytesIO], object]) -> bytes:
+    buffer = io.BytesIO()
+    write(buffer)
+    return buffer.getvalue()
+
+
+def object_array(payload: Payload) -> np.ndarray:
+    array = np.empty(1, dtype=object)
+    array[0] = payload
+    return array
+
+
+def zipped(payload: Payload, name: str) -> bytes:
+    def write(buffer: io.BytesIO) -> None:
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr(name, pickle.dumps(payload))
+
+    return buffered(write)
+
+
+def tarred(payload: Payload) -> bytes:
+    def write(buffer: io.BytesIO) -> None:
+        body = pickle.dumps(payload)
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            entry = tarfile.TarInfo("pickle")
+            entry.size = len(body)
+            archive.addfile(entry, io.BytesIO(body))
+
+    return buffered(write)
+
+
+def untarred(body: bytes) -> object:
+    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+        pickled = archive.extractfile("pickle")
+        assert pickled is not None
+        return pickle.load(pickled)
+
+
+def torch_script(payload: Payload) -> bytes:
+    """Return a program of torch's own, which runs when it is called; nothing in it is ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has deprecated it, but such files are around
+        traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+        return buffered(lambda buffer: torch.jit.save(traced, buffer))
+
+
+PICKLES: dict[str, tuple[str, Callable[[Payload], bytes]]] = {
+    "pickle 0": (".pkl", lambda payload: pickle.dumps(payload, protocol=0)),
+    "pickle 2": (".pickle", lambda payload: pickle.dumps(payload, protocol=2)),
+    "pickle 3": (".bin", lambda payload: pickle.dumps(payload, protocol=3)),
+    "pickle 5": (".pkl", lambda payload: pickle.dumps({"weights": payload}, protocol=5)),
+    "torch": (".pt", lambda payload: buffered(lambda buffer: torch.save({"w": payload}, buffer))),
+    "legacy torch": (
+        ".pth",
+        lambda payload: buffered(
+            lambda buffer: torch.save({"w": payload}, buffer, _use_new_zipfile_serialization=False)
+        ),
+    ),
+    "torch tar": (".tar", tarred),
+    "torch export": (".pt2", lambda payload: zipped(payload, "archive/data/sample_inputs/model.pt")),
+    "TorchScript": (".ts", torch_script),
+    "joblib": (".joblib", lambda payload: buffered(lambda buffer: joblib.dump([payload], buffer))),
+    "joblib, compressed": (
+        ".joblib",
+        lambda payload: buffered(lambda buffer: joblib.dump(payload, buffer, compress=3)),
+    ),
+    "numpy": (".npy", lambda payload: buffered(lambda buffer: np.save(buffer, object_array(payload)))),
+    "numpy archive": (".npz", lambda payload: buffered(lambda buffer: np.savez(buffer, w=object_array(payload)))),
+    "gzip": (".pkl.gz", lambda payload: gzip.compress(pickle.dumps(payload))),
+    "bzip2": (".pkl.bz2", lambda payload: bz2.compress(pickle.dumps(payload))),
+}
+
+LOADERS: dict[str, Callable[[bytes], object]] = {
+    "pickle 0": pickle.loads,
+    "pickle 2": pickle.loads,
+    "pickle 3": pickle.loads,
+    "pickle 5": pickle.loads,
+    "torch": lambda body: torch.load(io.BytesIO(body), weights_only=False),
+    "legacy torch": lambda body: torch.load(io.BytesIO(body), weights_only=False),
+    "torch tar": untarred,
+    "torch export": lambda body: pickle.loads(
+        zipfile.ZipFile(io.BytesIO(body)).read("archive/data/sample_inputs/model.pt")
+    ),
+    "joblib": lambda body: joblib.load(io.BytesIO(body)),
+    "joblib, compressed": lambda body: joblib.load(io.BytesIO(body)),
+    "numpy": lambda body: np.load(io.BytesIO(body), allow_pickle=True),
+    "numpy archive": lambda body: np.load(io.BytesIO(body), allow_pickle=True)["w"],
+    "gzip": lambda body: pickle.loads(gzip.decompress(body)),
+    "bzip2": lambda body: pickle.loads(bz2.decompress(body)),
+}
+"""What such files are meant to be read with: proof that the payloads are live. TorchScript has none of ours."""
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_a_pickle_of_any_kind_is_refused_under_its_own_name_and_under_others_and_runs_nothing(
+    tmp_path: Path, kind: str
+) -> None:
+    suffix, write = PICKLES[kind]
+    executed = tmp_path / "executed"
+    body = write(Payload(executed))
+
+    for name in (f"weights{suffix}", "weights", "weights.safetensors", "weights.onnx"):
+        path = tmp_path / name
+        path.write_bytes(body)
+        with pytest.raises(UnsafeWeightsError) as refusal:
+            read_weights(str(path))
+        assert str(path) in str(refusal.value)
+        assert "safetensors.torch.save_file" in str(refusal.value)
+
+    assert not executed.exists()
+    if kind in LOADERS:
+        LOADERS[kind](body)
+        assert executed.exists()
+
+
+def test_the_refusal_names_the_kind_of_file() -> None:
+    with pytest.raises(UnsafeWeightsError, match=r"^models/deep\.pth: found a \.pth file, expected a \.safetensors or"):
+        read_weights("models/deep.pth")
+    with pytest.raises(UnsafeWeightsError, match="found a nameless file"):
+        read_weights("models/deep")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x05",
+        (2**63).to_bytes(8, "little") + b"{}",
+        (200).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (4).to_bytes(8, "little") + b"\xff\xfe\xfd\xfc",
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    ],
+    ids=["empty", "short", "endless", "cut off", "a list", "not text", "nested too deep"],
+)
+def test_bytes_without_a_header_are_no_safetensors(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(body)
+
+    with pytest.raises(UnsafeWeightsError, match="something else under that name"):
+        read_weights(str(path))
+
+
+def test_safetensors_and_onnx_files_come_back_as_they_are(tmp_path: Path) -> None:
+    safetensors.numpy.save_file({"w": np.ones((2, 3), np.float32)}, tmp_path / "a.safetensors")
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["x2"])], "g", [value], [value])
+    (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+
+    for name in ("a.safetensors", "a.onnx"):
+        assert read_weights(str(tmp_path / name)) == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none.safetensors", "No such file"), ("folder.onnx", "Is a directory")])
+def test_weights_that_are_not_there_are_named_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+
+    with pytest.raises(WeightsMissingError, match=reason) as missing:
+        read_weights(str(tmp_path / name))
+
+    assert str(tmp_path / name) in str(missing.value)
+    assert "check `weights` of the teacher" in str(missing.value)
+
+
+def test_class_names_are_read_from_the_metadata_of_safetensors_alone(tmp_path: Path) -> None:
+    path = tmp_path / "named.safetensors"
+    tensors = {"w": np.zeros(3, np.float32)}
+
+    def names_with(metadata: dict[str, str] | None) -> tuple[str, ...] | None:
+        safetensors.numpy.save_file(tensors, path, metadata=metadata)
+        return classes_in(read_weights(str(path)), str(path))
+
+    assert names_with({"coffey.classes": json.dumps(CLASSES)}) == CLASSES
+    assert names_with({"format": "pt"}) is None
+    assert names_with(None) is None
+    assert classes_in(b"\x08", "model.onnx") is None
+    for broken in ("zero, one, two", '"zero"', "[1, 2]", "{}"):
+        with pytest.raises(UnsafeWeightsError, match=r"coffey\.classes that is no JSON list of names"):
+            names_with({"coffey.classes": broken})
+
+
+def test_the_same_classes_in_the_same_order_or_none_at_all_pass() -> None:
+    check_classes("wide", CLASSES, CLASSES)
+    check_classes("wide", None, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("found", "difference"),
+    [
+        (("zero", "two", "one"), "class 1 is 'two' for the teacher and 'one' in the data"),
+        (("nil", "one", "two"), "class 0 is 'nil' for the teacher and 'zero' in the data"),
+        (("zero", "one"), "the teacher has 2 classes and the data 3"),
+        (("zero", "one", "two", "three"), "the teacher has 4 classes and the data 3"),
+    ],
+)
+def test_other_classes_are_refused_with_the_first_difference(found: tuple[str, ...], difference: str) -> None:
+    with pytest.raises(ClassMapError) as refusal:
+        check_classes("wide", found, CLASSES)
+
+    message = str(refusal.value)
+    assert message.startswith(f"teacher wide: its classes are {', '.join(found)}, the data set's are zero, one, two;")
+    assert difference in message
+
+
+def test_a_difference_among_many_classes_is_named_though_not_all_are_listed() -> None:
+    expected = tuple(f"class{number}" for number in range(1000))
+    found = (*expected[:700], "other", *expected[701:])
+
+    with pytest.raises(ClassMapError) as refusal:
+        check_classes("wide", found, expected)
+
+    assert "class 700 is 'other' for the teacher and 'class700' in the data" in str(refusal.value)
+    assert "class5, … (1000)" in str(refusal.value)
+    assert len(str(refusal.value)) < 500
+
+
+def test_weights_lie_in_the_store_under_their_digest() -> None:
+    stored = weights_in_store("teachers/wide-1", b"body", backend="module")
+
+    assert stored.key == f"teachers/wide-1/{digest_of(b'body')}.safetensors"
+    assert (stored.digest, stored.num_bytes) == (digest_of(b"body"), 4)
+    assert weights_in_store("teachers/wide-1", b"body", backend="onnx").key.endswith(".onnx")
