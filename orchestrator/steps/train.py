@@ -66,6 +66,6 @@ class Training:
         job, store = self._context.job, self._context.store
         running = [task for task in job.students if not store.exists(task.record_key)]
         if running:
-            note = progress_note(self._context, running[0])
+            note = progress_note(self._context, running[0]) or "workers start"
             place = f"seed {running[0].seed}" if len(job.students) > 1 else ""
             self._context.advanced(self.planned.name, None, ": ".join(filter(None, [place, note])))
