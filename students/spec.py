@@ -25,7 +25,8 @@ class FusionConfig(Config):
 
     With weights that do not depend on the student, a weighted sum of forward KLs has the gradient of the forward KL to
     the arithmetic mean of the probabilities, and a weighted sum of reverse KLs that of the reverse KL to the geometric
-    mean, which is the mean of the logits. So one fused target loses nothing.
+    mean, which is the mean of the logits. So one fused target loses nothing. An objective tempers what is fused: for
+    the mean of the logits that is the mean of the tempered teachers, for the mean of the probabilities only at T = 1.
     """
 
     combine: Combine = "mean_probability"

@@ -201,7 +201,6 @@ async def _accepted(answers: AsyncIterator[Answer], teacher: str, pulse: "_Pulse
         while not first.done():
             left_s = max(pulse.at_s, asked_at_s) + START_TIMEOUT_S - loop.time()
             if left_s <= 0:
-                pulse.at_s = loop.time()  # the next attempt has its own wait
                 raise NoReplicaError(teacher, START_TIMEOUT_S)
             await asyncio.wait({first}, timeout=left_s)
     finally:

@@ -508,7 +508,7 @@ def specs(draw: st.DrawFn) -> JobSpec:
             "teachers": teachers,
             "student": {"model": "a:B", "arguments": draw(ARGUMENTS)},
             "fusion": {"weights": draw(st.dictionaries(st.sampled_from(names), POSITIVE))},
-            "train": {"seeds": draw(st.lists(st.integers(), min_size=1, max_size=3, unique=True))},
+            "train": {"seeds": draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True))},
             "baseline": draw(st.none() | st.just({"epochs": [3]})),
         }
     )

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from cluster.shards.dataset import DatasetRecord
 from cluster.shards.records import BadRecordError
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
-from cluster.storage.protocol import ObjectMissingError
+from cluster.storage.protocol import ObjectMissingError, ObjectStore
 from students.checkpoints import (
     CheckpointRecord,
     ForeignCheckpointError,
@@ -56,7 +57,7 @@ def state(value: float = 1.0) -> dict[str, object]:
     return {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
 
 
-def save(store: DirectoryStore | CrashingStore, training: TrainingTask, step: int, value: float | None = None) -> None:
+def save(store: ObjectStore, training: TrainingTask, step: int, value: float | None = None) -> None:
     save_checkpoint(store, training, state(value or step), step=step, points=POINTS, loss_sum=0.1 + 0.2)
 
 
@@ -135,6 +136,27 @@ def test_two_attempts_at_the_same_step_agree_on_the_first(store: DirectoryStore,
     _, loaded = load_checkpoint(store, training, 3)
 
     assert torch.equal(loaded["module"]["weight"], state(1.0)["module"]["weight"])  # type: ignore[index]
+
+
+class ClearedMeanwhile:
+    """Hands everything to another store, in which another attempt ends, and clears up, whenever a record is written."""
+
+    def __init__(self, store: DirectoryStore, training: TrainingTask) -> None:
+        self._store, self._training = store, training
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put_if_absent(self, key: str, body: bytes | memoryview) -> bool:
+        written = self._store.put_if_absent(key, body)
+        clear_checkpoints(self._store, self._training)
+        return written
+
+
+def test_another_attempt_may_end_while_this_one_saves(store: DirectoryStore, training: TrainingTask) -> None:
+    save(ClearedMeanwhile(store, training), training, 3)
+
+    assert latest_step(store, training) == 0
 
 
 @pytest.mark.parametrize("field", ["data set", "label sets", "identity"])

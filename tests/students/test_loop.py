@@ -5,6 +5,7 @@ import queue
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from cluster.identity import digest_of
 from cluster.models import InputConfig, ModelConfig
+from cluster.modules import ModelShapeError
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.dataset import DatasetRecord
 from cluster.shards.labelset import LabelSet
@@ -213,7 +215,7 @@ class DiesAfterCheckpoint:
     def __init__(self, store: ObjectStore, fatal: int) -> None:
         self._store, self._left = store, fatal
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     def put_if_absent(self, key: str, body: bytes | memoryview) -> bool:
@@ -297,6 +299,18 @@ def test_a_training_killed_at_any_operation_of_the_store_ends_the_same_and_clean
         assert names_below(store, training) == left
 
 
+def test_a_model_that_does_not_fit_the_data_is_refused_before_the_first_step(rows: Rows) -> None:
+    too_many = ModelConfig(factory="tests.fixtures.tiny:Linear", arguments={"classes": 4})
+    training = rows.task(too_many)
+
+    with pytest.raises(
+        ModelShapeError, match=r"found outputs of shape \[2, 4\]; expected outputs of shape \[rows, 3\]"
+    ):
+        run(rows.store, training, ALWAYS)
+
+    assert names_below(rows.store, training) == []
+
+
 def test_a_checkpoint_of_another_training_is_refused_and_the_data_set_that_differs_named(rows: Rows) -> None:
     training = killable(rows, "draws random numbers")
     with pytest.raises(Killed):
@@ -341,7 +355,7 @@ class Asking:
         self._store = store
         self.asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     def exists(self, key: str) -> bool:
