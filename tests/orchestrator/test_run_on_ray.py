@@ -72,13 +72,16 @@ def test_the_same_command_again_computes_nothing(finished: tuple[JobSpec, RunRes
 
 
 def test_another_teacher_labels_alone_and_a_changed_student_never_relabels(copied: JobSpec, tmp_path: Path) -> None:
-    weights = small_jobs.write_teacher(tmp_path / "third.safetensors", rows=slice(600, 900))
-    teachers = [*copied.model_dump(mode="json")["teachers"], small_jobs.teacher("third", weights)]
+    weights = small_jobs.write_onnx_teacher(tmp_path / "third.onnx", rows=slice(600, 900))
+    third = {"name": "third", "weights": str(weights), "resources": {"cpu": 0.5}}
+    teachers = [*copied.model_dump(mode="json")["teachers"], third]
     with_third = changed(copied, teachers=teachers)
     result = run(with_third)
     assert result.report.teacher_rows_computed == small_jobs.ROWS
     assert outcomes(result)["label:first"] == outcomes(result)["label:second"] == "reused"
     assert outcomes(result)["label:third"] == outcomes(result)["train:student"] == "computed"
+    (accuracy,) = [model.accuracy for model in result.report.models if model.name == "third"]
+    assert accuracy > 0.8
 
     shorter = run(changed(with_third, train__epochs=2))
     assert shorter.report.teacher_rows_computed == 0
