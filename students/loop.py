@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cluster.allocator import keep_freed_memory
 from cluster.errors import TrainingError
 from cluster.identity import digest_of
 from cluster.modules import build_module, check_shapes, in_fast_layout, num_parameters, save_weights
@@ -66,6 +67,7 @@ class _Training:
 
     def __init__(self, store: ObjectStore, task: TrainingTask, execution: Execution, group: Group) -> None:
         torch.set_num_threads(execution.threads)
+        keep_freed_memory()
         self._store, self._task, self._execution, self._group = store, task, execution, group
         self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size)
         self._held_out = HeldOut(store, task.held_out, task.model.inputs, group)

@@ -14,6 +14,7 @@ import ray
 import torch
 from ray import serve
 
+from cluster.allocator import keep_freed_memory
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
@@ -83,6 +84,7 @@ class TeacherReplica:
     def __init__(self, setup: ReplicaSetup) -> None:
         threads = setup.config.resources.num_threads
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._setup, self._config = setup, setup.config
         self._store = open_store(setup.store_uri)
         self._backend = load_backend(self._store, setup.config, setup.weights, on=setup.config.resources)
