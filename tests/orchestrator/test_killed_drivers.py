@@ -93,7 +93,7 @@ def watched_job(folder: Path, ray_head: RayHead) -> JobSpec:
         student__model=f"{small_jobs.MODELS}:Slow",
         student__arguments={"batch_s": 0.01},
         data__shard_rows=SHARD_ROWS,
-        train__epochs=90,
+        train__epochs=120,
         train__checkpoint_every_s=0.2,
         train__pipelined="never",
     )
