@@ -4,7 +4,11 @@ Raw and served rounds alternate in one run. The ratio of a round is its served r
 before and after it; the result is the median. A served round is everything: reading and verifying the input shard, the
 forward, the check of the outputs, encoding, writing, fsync, committing, and the progress that streams back.
 
-    python benchmarks/labelling.py [--rows N] [--rounds N] [--batch-size N]
+With `--free-teachers`, the teachers are models that cost next to nothing, so the rate is what the pipeline itself
+sustains: so many teachers at a time, one replica each, label the same rows, and beside the rate stands what the
+driver's CPU spent on a shard.
+
+    python benchmarks/labelling.py [--rows N] [--rounds N] [--batch-size N] [--free-teachers 1 2 4 8]
 """
 
 import argparse
@@ -42,8 +46,16 @@ DATASET = "0" * 16
 CLASSES = 10
 SHARD_ROWS = 4096
 MODEL = ModelConfig(
-    factory="examples.models:WideCNN", arguments={"channels": 16}, inputs=InputConfig(shape=(1, 28, 28))
+    factory="examples.models:WideCNN",
+    arguments={"channels": 16},
+    inputs=InputConfig(column="image", shape=(1, 28, 28)),
 )
+FREE_MODEL = ModelConfig(
+    factory="torch.nn:Linear",
+    arguments={"in_features": CLASSES, "out_features": CLASSES},
+    inputs=InputConfig(column="features"),
+)
+"""A hundred multiplications a row: next to nothing beside reading it."""
 
 
 def main() -> None:
@@ -52,41 +64,90 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=12 * SHARD_ROWS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--free-teachers", type=int, nargs="+", metavar="N", help="teachers that cost next to nothing")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(open_store(folder), rows=options.rows, rounds=options.rounds, batch_size=options.batch_size)
+    with tempfile.TemporaryDirectory() as folder, ray_session(None):
+        store = open_store(folder)
+        write_rows(store, options.rows)
+        if options.free_teachers:
+            report_free([measure_free(store, count, options) for count in options.free_teachers])
+        else:
+            report_ratio(measure_ratio(store, rows=options.rows, rounds=options.rounds, batch_size=options.batch_size))
+
+
+def report_ratio(result: dict[str, object]) -> None:
     print(f"raw forward   {result['raw_rows_per_s']:>10,.0f} rows/s")
     print(f"through Serve {result['served_rows_per_s']:>10,.0f} rows/s")
     print(f"ratio         {result['ratio']:>10.3f}   of rounds {result['ratios']}")
     print(json.dumps(result))
 
 
-def measure(store: ObjectStore, *, rows: int, rounds: int, batch_size: int) -> dict[str, object]:
-    """Return the rates of all rounds and the median ratio."""
-    torch.set_num_threads(1)
-    keep_freed_memory()  # as replicas do: without it the raw forward is half as fast
+def report_free(results: list[dict[str, float]]) -> None:
+    print(f"{'teachers':>8}{'rows/s in all':>15}{'MB/s read':>11}{'shards/s':>10}{'driver ms a shard':>19}")
+    for it in results:
+        print(f"{it['teachers']:>8}{it['rows_per_s']:>15,.0f}{it['read_mb_per_s']:>11,.0f}", end="")
+        print(f"{it['shards_per_s']:>10.1f}{it['driver_ms_per_shard']:>19.2f}")
+    print(json.dumps({"benchmark": "free_teachers", "cores": num_cores(), "shard_rows": SHARD_ROWS, "rounds": results}))
+
+
+def write_rows(store: ObjectStore, rows: int) -> None:
     draw = np.random.default_rng(0)
     arrays = {
         "image": draw.integers(0, 256, (rows, 28, 28), dtype=np.uint8),
+        "features": draw.standard_normal((rows, CLASSES), dtype=np.float32),
         LABEL: draw.integers(0, CLASSES, rows, dtype=np.int32),
     }
     names = tuple(map(str, range(CLASSES)))
     write_dataset(store, arrays, identity=DATASET, classes=names, shard_rows=SHARD_ROWS, compression="none")
-    setup = write_teacher(store, batch_size)
+
+
+def measure_free(store: ObjectStore, count: int, options: argparse.Namespace) -> dict[str, float]:
+    """Return the rate of `count` teachers side by side: the median of the rounds, after one that warms up."""
+    share = ResourceConfig(cpu=min(1.0, num_cores() / count))
+    setups = [write_teacher(store, f"free{number}", FREE_MODEL, SHARD_ROWS, on=share) for number in range(count)]
+    seconds, cpu_s = [], []
+    with hosted(setups) as handles:
+        for number in range(options.rounds + 1):
+            started_s, cpu_started_s = time.perf_counter(), time.process_time()
+            asyncio.run(label(store, setups, handles, round_number=1000 * count + number, rows=options.rows))
+            seconds.append(time.perf_counter() - started_s)
+            cpu_s.append(time.process_time() - cpu_started_s)
+    shards = count * num_shards(options.rows)
+    rows_per_s = count * options.rows / median(seconds[1:])
+    return {
+        "teachers": count,
+        "rows_per_s": round(rows_per_s),
+        "read_mb_per_s": round(rows_per_s * (784 + 4 * CLASSES + 4) / 1e6, 1),
+        "shards_per_s": round(shards / median(seconds[1:]), 2),
+        "driver_ms_per_shard": round(1000 * median(cpu_s[1:]) / shards, 3),
+    }
+
+
+def measure_ratio(store: ObjectStore, *, rows: int, rounds: int, batch_size: int) -> dict[str, object]:
+    """Return the rates of all rounds and the median ratio."""
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as replicas do: without it the raw forward is half as fast
+    setup = write_teacher(store, "raw", MODEL, batch_size, on=ResourceConfig(cpu=1))
     backend = load_backend(store, setup.config, setup.weights, on=setup.config.resources)
-    with ray_session(None), hosted([setup]) as handles:
-        label(store, setup, handles, round_number=99, rows=rows)  # warm up, like a raw pass
+
+    def time_served(round_number: int) -> float:
+        started_s = time.perf_counter()
+        asyncio.run(label(store, [setup], handles, round_number=round_number, rows=rows))
+        return rows / (time.perf_counter() - started_s)
+
+    with hosted([setup]) as handles:
+        time_served(99)  # warm up, like a raw pass
         raw = [time_raw(store, backend, rows=rows, batch_size=batch_size) for _ in range(2)][1:]
         served: list[float] = []
         for number in range(rounds):
-            served.append(label(store, setup, handles, round_number=number, rows=rows))
+            served.append(time_served(number))
             raw.append(time_raw(store, backend, rows=rows, batch_size=batch_size))
     ratios = [rate / ((raw[number] + raw[number + 1]) / 2) for number, rate in enumerate(served)]
     return {
         "benchmark": "labelling",
         "rows": rows,
         "batch_size": batch_size,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "raw_rows_per_s": round(median(raw), 1),
         "served_rows_per_s": round(median(served), 1),
         "ratios": [round(ratio, 3) for ratio in ratios],
@@ -94,20 +155,22 @@ def measure(store: ObjectStore, *, rows: int, rounds: int, batch_size: int) -> d
     }
 
 
-def write_teacher(store: ObjectStore, batch_size: int) -> ReplicaSetup:
+def write_teacher(
+    store: ObjectStore, name: str, model: ModelConfig, batch_size: int, *, on: ResourceConfig
+) -> ReplicaSetup:
     """Put the weights of an untrained teacher into the store."""
     torch.manual_seed(0)
-    body = save_weights(in_fast_layout(build_module(MODEL)))
-    weights = StoredWeights(key="teachers/raw/weights.safetensors", digest=digest_of(body), num_bytes=len(body))
+    body = save_weights(in_fast_layout(build_module(model)))
+    weights = StoredWeights(key=f"teachers/{name}/weights.safetensors", digest=digest_of(body), num_bytes=len(body))
     store.put(weights.key, body)
     config = TeacherConfig(
-        name="raw",
-        model=MODEL.factory,
-        arguments=MODEL.arguments,
-        inputs=MODEL.inputs,
+        name=name,
+        model=model.factory,
+        arguments=model.arguments,
+        inputs=model.inputs,
         weights="in-the-store.safetensors",
         batch_size=batch_size,
-        resources=ResourceConfig(cpu=1),
+        resources=on,
     )
     return ReplicaSetup(store.uri, config, weights)
 
@@ -122,18 +185,40 @@ def time_raw(store: ObjectStore, backend: Backend, *, rows: int, batch_size: int
     return rows / (time.perf_counter() - started_s)
 
 
-def label(
-    store: ObjectStore, setup: ReplicaSetup, handles: dict[str, DeploymentHandle], *, round_number: int, rows: int
-) -> float:
-    """Return rows/s of a label set of its own, from the first request to the last commit."""
-    record = LabelSetRecord(
-        teacher="raw", teacher_identity=f"{round_number:016x}", dataset=DATASET, columns=(logits_column(CLASSES),)
+async def label(
+    store: ObjectStore,
+    setups: list[ReplicaSetup],
+    handles: dict[str, DeploymentHandle],
+    *,
+    round_number: int,
+    rows: int,
+) -> None:
+    """Have every teacher label all rows into a label set of its own, from the first request to the last commit."""
+
+    def requests(setup: ReplicaSetup) -> list[LabelRequest]:
+        record = LabelSetRecord(
+            teacher=setup.config.name,
+            teacher_identity=digest_of(f"{setup.config.name} {round_number}".encode())[:16],
+            dataset=DATASET,
+            columns=(logits_column(CLASSES),),
+        )
+        LabelSet.create(store, record)
+        return [LabelRequest(record, number) for number in range(num_shards(rows))]
+
+    await asyncio.gather(
+        *(
+            label_shards(handles[setup.config.name], setup.config, requests(setup), on_event=lambda _event: None)
+            for setup in setups
+        )
     )
-    LabelSet.create(store, record)
-    requests = [LabelRequest(record, number) for number in range(-(-rows // SHARD_ROWS))]
-    started_s = time.perf_counter()
-    asyncio.run(label_shards(handles["raw"], setup.config, requests, on_event=lambda event: None))
-    return rows / (time.perf_counter() - started_s)
+
+
+def num_shards(rows: int) -> int:
+    return -(-rows // SHARD_ROWS)
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ way, with every row exactly once, and nothing needs a lease or a lock. When ever
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Annotated
 
 import numpy as np
@@ -26,6 +28,7 @@ from cluster.storage.protocol import ObjectMissingError, ObjectStore
 RECIPE = 1
 LOGITS = "logits"
 
+_READERS = 16
 _COMMIT_KEY = re.compile(r"commits/([0-9]{8})\.json")
 
 
@@ -152,8 +155,9 @@ class LabelSet:
     def committed(self, number: int) -> Commit | None:
         """Return the record of shard `number`, or None while it is not committed."""
         key = self._commit_key(number)
-        if number not in self._commits and self.store.exists(key):
-            self._commits[number] = self._checked(read_record(self.store, key, Commit), number, key)
+        if number not in self._commits:
+            with suppress(ObjectMissingError):
+                self._commits[number] = self._checked(read_record(self.store, key, Commit), number, key)
         return self._commits.get(number)
 
     def committed_numbers(self) -> set[int]:
@@ -179,8 +183,10 @@ class LabelSet:
             ObjectMissingError: a shard is not committed.
             ForeignLabelsError: there is a manifest, and it is of other labels.
         """
-        commits = tuple(self._commit_of(number) for number in range(num_shards))
-        manifest = Manifest(labelset=self.identity, commits=commits)
+        unread = [number for number in range(num_shards) if number not in self._commits]
+        with ThreadPoolExecutor(_READERS) as readers:  # on S3 each takes a round trip
+            self._commits.update(zip(unread, readers.map(self._commit_of, unread), strict=True))
+        manifest = Manifest(labelset=self.identity, commits=tuple(self._commits[n] for n in range(num_shards)))
         return self._checked_manifest(publish_record(self.store, manifest_key(self.record), manifest))
 
     def load_manifest(self) -> Manifest:
