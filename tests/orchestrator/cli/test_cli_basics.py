@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jsonschema
@@ -167,6 +167,15 @@ sys.exit(exit_code_of(['fail']))
 """
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children feel Ctrl-C: what a shell starts in the background ignores it, and so do the children of that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 class TestInterruption:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_an_interrupted_command_says_how_to_go_on(self, number: signal.Signals, code: int, tmp_path: Path) -> None:
