@@ -21,7 +21,7 @@ from cluster.shards.dataset import DatasetRecord
 from cluster.shards.labelset import LabelSet
 from cluster.shards.records import read_record
 from cluster.storage.directory import DirectoryStore
-from cluster.storage.protocol import ObjectStore
+from cluster.storage.protocol import ObjectMissingError, ObjectStore
 from students.batches import LabelsLateError
 from students.checkpoints import ForeignCheckpointError, latest_step
 from students.group import Alone
@@ -358,11 +358,13 @@ class Asking:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def exists(self, key: str) -> bool:
-        found = self._store.exists(key)
-        if "/commits/" in key and not found:
-            self.asked.put(int(Path(key).stem))
-        return found
+    def get(self, key: str) -> memoryview:
+        try:
+            return self._store.get(key)
+        except ObjectMissingError:
+            if "/commits/" in key:
+                self.asked.put(int(Path(key).stem))
+            raise
 
 
 def test_following_labels_as_they_arrive_gives_the_weights_of_a_training_that_finds_them_all(
