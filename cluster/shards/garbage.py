@@ -10,9 +10,9 @@ In a set that lacks a number, a writer that stood still for a week could still c
 says that it will not. Such data is kept, and counted; it becomes garbage when the set is complete. Whoever knows that
 no job labels can have it removed (`even_incomplete`).
 
-The grace is no part of the proof. It leaves time to look at what went wrong, and to `repair`, which alone takes a
-number back: the two must not work on a store at the same time. Ages are by the store's own clock (`store_time_s`), so a
-machine whose clock is wrong removes nothing young. Anything unreadable is kept: no answer is not the answer "no".
+The grace is no part of the proof; it leaves time to look at what went wrong. Ages are by the store's own clock
+(`store_time_s`), so a machine whose clock is wrong removes nothing young. What cannot be read is kept: no answer is not
+the answer "no". Only a repair takes numbers back, so it must not work on a store at the same time.
 """
 
 import re

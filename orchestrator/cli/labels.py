@@ -4,35 +4,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.errors import DataError
 from orchestrator.cli import upkeep
 from orchestrator.cli.options import AsJson, StoreUri
 from orchestrator.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from orchestrator.catalogue import LabelSetSummary, Verification
+    from orchestrator.catalogue import LabelSetSummary
 
 app = typer.Typer(help="Look at the soft labels in a store, and keep them in order.", rich_markup_mode=None)
 
 SetName = Annotated[
     str, typer.Argument(metavar="SET", help="A name that `labels ls` prints, or a teacher.", show_default=False)
 ]
-
-
-class LabelsDamagedError(DataError):
-    """Some label shards are not what they were."""
-
-    def __init__(self, uri: str, damaged: tuple["Verification", ...]) -> None:
-        super().__init__(uri, damaged)
-        self.uri, self.damaged = uri, damaged
-
-    def __str__(self) -> str:
-        lines = [
-            f"\n  {found.name} shard {damage.shard}: {damage.problem}"
-            for found in self.damaged
-            for damage in found.damages
-        ]
-        return f"{self.uri}: {len(lines)} damaged label shards:{''.join(lines)}"
 
 
 @app.command()
@@ -80,31 +63,10 @@ def show(name: SetName, store: StoreUri, as_json: AsJson = False) -> None:
     )
 
 
-@app.command()
-def verify(
-    store: StoreUri,
-    name: Annotated[str | None, typer.Argument(metavar="[SET]", help="One set, or a teacher; by default all.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Read every committed label shard and compare it with its record."""
-    from cluster.storage.open import open_store
-    from orchestrator import catalogue
-
-    place = open_store(store)
-    found = [catalogue.verify(place, prefix) for prefix in catalogue.find_label_sets(place, name)]
-    if damaged := tuple(it for it in found if it.damages):
-        raise LabelsDamagedError(place.uri, damaged)
-    if as_json:
-        print_json({"sets": found})
-        return
-    print_table(
-        ("set", ">shards", ">rows", "state"), ((it.name, str(it.shards), f"{it.rows:,}", "sound") for it in found)
-    )
+for command in (upkeep.verify, upkeep.repair, upkeep.gc):
+    app.command()(command)
 
 
 def _shards(summary: "LabelSetSummary") -> str:
     in_all = summary.shards_in_all
     return str(summary.shards) if in_all in {None, summary.shards} else f"{summary.shards} of {in_all}"
-
-
-app.command()(upkeep.gc)
