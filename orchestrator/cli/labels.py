@@ -1,11 +1,12 @@
 """`coffey labels`: what teachers have said, without asking them again."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from orchestrator.cli import upkeep
-from orchestrator.cli.options import AsJson, StoreUri
+from orchestrator.cli.options import AsJson, OptionalSetName, Quiet, StoreUri
 from orchestrator.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -60,6 +61,40 @@ def show(name: SetName, store: StoreUri, as_json: AsJson = False) -> None:
             )
             for commit in commits
         ),
+    )
+
+
+@app.command()
+def export(
+    store: StoreUri,
+    name: OptionalSetName = None,
+    *,
+    to: Annotated[Literal["parquet"], typer.Option(help="The format.")] = "parquet",
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where a directory for each set is made.")] = Path(),
+    with_rows: Annotated[
+        bool, typer.Option("--with-rows", help="Add the columns `label` and `row` of the data set.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write label sets as files that other programs read, one for each shard that is committed."""
+    from cluster.storage.open import open_store
+    from orchestrator.catalogue import find_label_sets
+    from orchestrator.exporting import export_set
+    from orchestrator.progress import open_progress
+
+    place = open_store(store)
+    with open_progress(quiet=quiet, as_json=as_json) as progress:
+        exports = [
+            export_set(place, prefix, output, with_rows=with_rows, progress=progress)
+            for prefix in find_label_sets(place, name)
+        ]
+    if as_json:
+        print_json({"format": to, "sets": exports})
+        return
+    print_table(
+        ("set", "state", ">files", ">rows", "directory"),
+        ((it.name, it.state, str(it.files), f"{it.rows:,}", it.directory) for it in exports),
     )
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import DataError
-from orchestrator.cli.options import AsJson, OptionalSpec, OptionalStoreUri, Overrides, StoreUri, seconds
+from orchestrator.cli.options import (
+    AsJson,
+    OptionalSetName,
+    OptionalSpec,
+    OptionalStoreUri,
+    Overrides,
+    StoreUri,
+    seconds,
+)
 from orchestrator.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -16,10 +24,6 @@ if TYPE_CHECKING:
     from cluster.storage.protocol import ObjectStore
     from orchestrator.catalogue import Verification
     from orchestrator.upkeep import Comparison, Repair, Teachers
-
-OptionalSetName = Annotated[
-    str | None, typer.Argument(metavar="[SET]", help="One set, or a teacher; by default all.", show_default=False)
-]
 
 
 class LabelsDamagedError(DataError):
