@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from cluster.config import Config
 from cluster.errors import DataError
@@ -36,7 +36,7 @@ class LabelSetRecord(Config):
     teacher: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
     teacher_identity: Identity
     dataset: Identity
-    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    columns: Annotated[tuple[Column, ...], FailFast(), Field(min_length=1)]
     compression: Compression = "none"
 
     @property
@@ -59,8 +59,8 @@ class Commit(Config):
     rows: Annotated[int, Field(ge=1)]
     num_bytes: Annotated[int, Field(ge=1)]
     digest: Digest
-    columns: tuple[Column, ...]
-    statistics: dict[str, float] = {}
+    columns: Annotated[tuple[Column, ...], FailFast()]
+    statistics: Annotated[dict[str, float], Field(max_length=64)] = {}
 
 
 class Manifest(Config):
@@ -68,7 +68,7 @@ class Manifest(Config):
 
     version: Annotated[int, Field(ge=1, le=1)] = 1
     labelset: Identity
-    commits: tuple[Commit, ...]
+    commits: Annotated[tuple[Commit, ...], FailFast()]
 
     @property
     def rows(self) -> int:

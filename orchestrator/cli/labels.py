@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cluster.errors import excerpt
 from orchestrator.cli import upkeep
 from orchestrator.cli.options import AsJson, OptionalSetName, Quiet, StoreUri
 from orchestrator.cli.output import print_json, print_table
@@ -50,7 +51,7 @@ def show(name: SetName, store: StoreUri, as_json: AsJson = False) -> None:
     print(f"{summary.name}: {summary.state}, {_shards(summary)} shards, {summary.rows:,} rows, {columns}")
     statistics = sorted({key for commit in commits for key in commit.statistics})
     print_table(
-        (">shard", ">rows", ">bytes", *(f">{key}" for key in statistics), "digest"),
+        (">shard", ">rows", ">bytes", *(f">{excerpt(key)}" for key in statistics), "digest"),
         (
             (
                 str(commit.number),
