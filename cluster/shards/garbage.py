@@ -34,6 +34,7 @@ DAY_S = 24 * 3600.0
 Kind = Literal["label data", "checkpoint", "probe", "unfinished file"]
 
 _DATA = re.compile(r"(labels/[0-9a-f]{16}/[a-z][a-z0-9_-]*)/data/([0-9a-f]{64})\.arrow")
+_RECORDS = {"labelset.json", "manifest.json"}
 _CHECKPOINT = re.compile(r"((?:teachers|students)/[^/]+)/checkpoints/[^/]+")
 
 
@@ -120,9 +121,17 @@ def _unnamed(
         return data, f"nobody can say what it names: {error}"
     named = {commit.digest for commit in commits}
     unnamed = [stat for stat in data if _digest(stat) not in named]
+    if unnamed and (unknown := _unknown_record(store, prefix)):
+        return unnamed, f"nobody can say what it names: {unknown} is a record that this version does not know"
     if is_complete or even_incomplete:
         return unnamed, ""
     return unnamed, "the set is not complete, and a writer may yet commit it"
+
+
+def _unknown_record(store: ObjectStore, prefix: str) -> str | None:
+    """Return the name of a record beside those we know, if there is one: it may name data."""
+    names = (stat.key.removeprefix(f"{prefix}/") for stat in store.list(f"{prefix}/"))
+    return next((name for name in names if "/" not in name and name not in _RECORDS), None)
 
 
 def _all_numbers(store: ObjectStore, labels: LabelSet) -> set[int]:

@@ -15,10 +15,10 @@ from pydantic import FailFast, Field
 
 from cluster.config import Config
 from cluster.errors import DataError
-from cluster.identity import canonical_json, digest_of, identity_of
+from cluster.identity import digest_of, identity_of
 from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
-from cluster.shards.records import BadRecordError, publish_record, read_record
+from cluster.shards.records import BadRecordError, overwrite_record, publish_record, read_record
 from cluster.shards.schema import Column, Digest, Identity, columns_of
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
@@ -140,7 +140,7 @@ class LabelSet:
 
     def restore_description(self) -> None:
         """Write the description over one that cannot be read, or is of other labels."""
-        self.store.put(self._description_key, canonical_json(self.record))
+        overwrite_record(self.store, self._description_key, self.record)
 
     def encode(self, arrays: Mapping[str, np.ndarray]) -> bytes:
         """Return the bytes of a shard with exactly the set's columns."""
@@ -194,17 +194,18 @@ class LabelSet:
         the shard is as broken as it was, and whoever is killed there replaces it again.
         """
         commit = self._written(number, body, rows=rows, statistics=statistics)
-        self.store.put(self._commit_key(number), canonical_json(commit))
+        overwrite_record(self.store, self._commit_key(number), commit)
         if sealed := self._readably_sealed():
             commits = tuple(commit if it.number == number else it for it in sealed)
-            self.store.put(manifest_key(self.record), canonical_json(Manifest(labelset=self.identity, commits=commits)))
+            manifest = Manifest(labelset=self.identity, commits=commits)
+            overwrite_record(self.store, manifest_key(self.record), manifest)
         self._commits.clear()
 
     def withdraw(self, numbers: Collection[int]) -> None:
         """Take commits back, and the seal with them: the next run labels these shards, and all others stay."""
         for commit in self._readably_sealed():
             if commit.number not in numbers:  # the seal repeats the records, and may have outlived them
-                self.store.put(self._commit_key(commit.number), canonical_json(commit))
+                overwrite_record(self.store, self._commit_key(commit.number), commit)
         for number in numbers:
             self.store.delete(self._commit_key(number))
         self.store.delete(manifest_key(self.record))

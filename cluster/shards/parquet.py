@@ -20,7 +20,13 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import Commit, LabelSet
 from cluster.shards.schema import LABEL, ROW
 
-_TYPES = {"uint8": pa.uint8(), "int32": pa.int32(), "float16": pa.float32(), "float32": pa.float32()}
+_TYPES = {
+    "uint8": pa.uint8(),
+    "uint16": pa.uint16(),
+    "int32": pa.int32(),
+    "float16": pa.float32(),
+    "float32": pa.float32(),
+}
 _SPLIT = ("float16", "float32")
 
 

@@ -62,6 +62,11 @@ def publish_record(store: ObjectStore, key: str, record: RecordT) -> RecordT:
     return read_record(store, key, type(record))
 
 
+def overwrite_record(store: ObjectStore, key: str, record: Config) -> None:
+    """Write `record` over whatever is there: for a repair alone."""
+    store.put(key, canonical_json(record))
+
+
 class _DoubledKeyError(Exception):
     """An object names a key twice: its readers would not agree on what it says."""
 
