@@ -4,15 +4,12 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
-
 from cluster.config import Config
 from cluster.errors import DataError
-from cluster.shards.dataset import DatasetRecord, dataset_key
-from cluster.shards.labelset import Commit, ForeignLabelsError, LabelSet, LabelSetRecord
-from cluster.shards.records import read_record
+from cluster.shards.damage import Damage, dataset_of, find_damages
+from cluster.shards.labelset import Commit, LabelSet
 from cluster.shards.schema import Column
-from cluster.storage.protocol import ObjectMissingError, ObjectStore
+from cluster.storage.protocol import ObjectStore
 
 _DESCRIPTION = re.compile(r"(labels/[0-9a-f]{16}/([a-z][a-z0-9_-]{0,39}-[0-9a-f]{16}))/labelset\.json")
 
@@ -34,13 +31,6 @@ class LabelSetSummary(Config):
     columns: tuple[Column, ...]
     problem: str = ""
     """What is wrong with a damaged set."""
-
-
-class Damage(Config):
-    """One shard whose bytes, or whose record, are not what they were."""
-
-    shard: int
-    problem: str
 
 
 class Verification(Config):
@@ -68,7 +58,7 @@ def label_sets(store: ObjectStore) -> Iterator[LabelSetSummary]:
     """Yield every label set of the store; one that cannot be read is among them as damaged."""
     for prefix, name in _directories(store):
         try:
-            yield _summary(store, _open(store, prefix), name)
+            yield _summary(store, LabelSet.open(store, prefix), name)
         except DataError as error:
             teacher, _, _ = name.rpartition("-")
             yield LabelSetSummary(
@@ -91,12 +81,17 @@ def find_label_sets(store: ObjectStore, name: str | None) -> list[str]:
     Raises:
         UnknownLabelSetError: none is called so.
     """
-    found = list(_directories(store))
+    return called(name, [prefix for prefix, _ in _directories(store)], uri=store.uri)
+
+
+def called(name: str | None, prefixes: list[str], *, uri: str) -> list[str]:
+    """Return those of some directories that are called `name`, or all; raises as `find_label_sets` does."""
     if name is None:
-        return [prefix for prefix, _ in found]
-    chosen = [prefix for prefix, own in found if name in (own, own.rpartition("-")[0], own.rpartition("-")[2])]
+        return prefixes
+    names = {prefix: prefix.rpartition("/")[2] for prefix in prefixes}
+    chosen = [prefix for prefix, own in names.items() if name in (own, *own.rpartition("-")[::2])]
     if not chosen:
-        raise UnknownLabelSetError(store.uri, name, tuple(own for _, own in found))
+        raise UnknownLabelSetError(uri, name, tuple(names.values()))
     return chosen
 
 
@@ -109,26 +104,20 @@ def describe(store: ObjectStore, name: str) -> tuple[LabelSetSummary, tuple[Comm
     prefixes = find_label_sets(store, name)
     if len(prefixes) > 1:
         raise UnknownLabelSetError(store.uri, name, tuple(prefix.rpartition("/")[2] for prefix in prefixes))
-    labels = _open(store, prefixes[0])
-    return _summary(store, labels, prefixes[0].rpartition("/")[2]), _commits(labels)
+    labels = LabelSet.open(store, prefixes[0])
+    return _summary(store, labels, prefixes[0].rpartition("/")[2]), labels.commits()
 
 
 def verify(store: ObjectStore, prefix: str) -> Verification:
     """Read every committed shard of the set at `prefix`: digest, schema, number of rows, and no NaN."""
     name = prefix.rpartition("/")[2]
     try:
-        labels = _open(store, prefix)
-        commits = _commits(labels)
+        labels = LabelSet.open(store, prefix)
     except DataError as error:
-        return Verification(name=name, shards=0, rows=0, damages=(Damage(shard=0, problem=str(error)),))
-    dataset = _dataset(store, labels.record.dataset)
-    problems = {commit.number: _problem(labels, commit, dataset) for commit in commits}
-    return Verification(
-        name=name,
-        shards=len(commits),
-        rows=sum(commit.rows for commit in commits),
-        damages=tuple(Damage(shard=number, problem=problem) for number, problem in problems.items() if problem),
-    )
+        return Verification(name=name, shards=0, rows=0, damages=(Damage(shard=None, problem=str(error)),))
+    dataset = dataset_of(store, labels.record)
+    commits, damages = find_damages(labels, dataset)
+    return Verification(name=name, shards=len(commits), rows=sum(commit.rows for commit in commits), damages=damages)
 
 
 def _directories(store: ObjectStore) -> Iterator[tuple[str, str]]:
@@ -137,23 +126,8 @@ def _directories(store: ObjectStore) -> Iterator[tuple[str, str]]:
             yield match[1], match[2]
 
 
-def _open(store: ObjectStore, prefix: str) -> LabelSet:
-    where = f"{prefix}/labelset.json"
-    record = read_record(store, where, LabelSetRecord)
-    if record.prefix != prefix:
-        raise ForeignLabelsError(f"{store.uri}/{where}", record.prefix, prefix)
-    return LabelSet(store, record)
-
-
-def _commits(labels: LabelSet) -> tuple[Commit, ...]:
-    if labels.is_sealed():
-        return labels.load_manifest().commits
-    found = (labels.committed(number) for number in sorted(labels.committed_numbers()))
-    return tuple(commit for commit in found if commit is not None)
-
-
 def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary:
-    commits, dataset = _commits(labels), _dataset(store, labels.record.dataset)
+    commits, dataset = labels.commits(), dataset_of(store, labels.record)
     return LabelSetSummary(
         name=name,
         teacher=labels.record.teacher,
@@ -165,23 +139,3 @@ def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary
         num_bytes=sum(commit.num_bytes for commit in commits),
         columns=labels.record.columns,
     )
-
-
-def _dataset(store: ObjectStore, identity: str) -> DatasetRecord | None:
-    key = dataset_key(identity)
-    return read_record(store, key, DatasetRecord) if store.exists(key) else None
-
-
-def _problem(labels: LabelSet, commit: Commit, dataset: DatasetRecord | None) -> str:
-    if dataset is not None and not _fits(commit, dataset):
-        return f"it has {commit.rows} rows, which is not what shard {commit.number} of the data set has"
-    try:
-        arrays = labels.read(commit.number)
-    except (DataError, ObjectMissingError) as error:
-        return str(error)
-    invalid = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
-    return f"{', '.join(invalid)} holds values that are no numbers" if invalid else ""
-
-
-def _fits(commit: Commit, dataset: DatasetRecord) -> bool:
-    return commit.number < len(dataset.shards) and dataset.shards[commit.number].rows == commit.rows

@@ -1,5 +1,6 @@
 """Options and arguments that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,16 @@ StoreUri = Annotated[
     str,
     typer.Option("--store", metavar="URI", help="The store: a directory or s3://bucket/prefix.", show_default=False),
 ]
+OptionalSetName = Annotated[
+    str | None, typer.Argument(metavar="[SET]", help="One set, or a teacher; by default all.", show_default=False)
+]
+OptionalStoreUri = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URI", help="The store; by default that of --spec.", show_default=False),
+]
+OptionalSpec = Annotated[
+    Path | None, typer.Option("--spec", metavar="SPEC", help="The job that wrote the labels.", show_default=False)
+]
 Address = Annotated[
     str,
     typer.Option(
@@ -32,3 +43,13 @@ Address = Annotated[
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that `submit` printed.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text; errors too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def seconds(text: str) -> float:
+    """Return the seconds in a duration such as `90m` or `1d`; raises what typer shows as a misused option."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if not match:
+        raise typer.BadParameter(f"{text!r} is no duration, such as 90m, 12h or 1d")
+    return float(int(match[1]) * _UNITS_S[match[2]])
