@@ -9,7 +9,7 @@ import numpy as np
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.shards.dataset import DatasetRecord, dataset_key
-from cluster.shards.labelset import Commit, ForeignLabelsError, LabelSet, LabelSetRecord
+from cluster.shards.labelset import Commit, LabelSet
 from cluster.shards.records import read_record
 from cluster.shards.schema import Column
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
@@ -68,7 +68,7 @@ def label_sets(store: ObjectStore) -> Iterator[LabelSetSummary]:
     """Yield every label set of the store; one that cannot be read is among them as damaged."""
     for prefix, name in _directories(store):
         try:
-            yield _summary(store, _open(store, prefix), name)
+            yield _summary(store, LabelSet.open(store, prefix), name)
         except DataError as error:
             teacher, _, _ = name.rpartition("-")
             yield LabelSetSummary(
@@ -109,16 +109,16 @@ def describe(store: ObjectStore, name: str) -> tuple[LabelSetSummary, tuple[Comm
     prefixes = find_label_sets(store, name)
     if len(prefixes) > 1:
         raise UnknownLabelSetError(store.uri, name, tuple(prefix.rpartition("/")[2] for prefix in prefixes))
-    labels = _open(store, prefixes[0])
-    return _summary(store, labels, prefixes[0].rpartition("/")[2]), _commits(labels)
+    labels = LabelSet.open(store, prefixes[0])
+    return _summary(store, labels, prefixes[0].rpartition("/")[2]), labels.commits()
 
 
 def verify(store: ObjectStore, prefix: str) -> Verification:
     """Read every committed shard of the set at `prefix`: digest, schema, number of rows, and no NaN."""
     name = prefix.rpartition("/")[2]
     try:
-        labels = _open(store, prefix)
-        commits = _commits(labels)
+        labels = LabelSet.open(store, prefix)
+        commits = labels.commits()
     except DataError as error:
         return Verification(name=name, shards=0, rows=0, damages=(Damage(shard=0, problem=str(error)),))
     dataset = _dataset(store, labels.record.dataset)
@@ -137,23 +137,8 @@ def _directories(store: ObjectStore) -> Iterator[tuple[str, str]]:
             yield match[1], match[2]
 
 
-def _open(store: ObjectStore, prefix: str) -> LabelSet:
-    where = f"{prefix}/labelset.json"
-    record = read_record(store, where, LabelSetRecord)
-    if record.prefix != prefix:
-        raise ForeignLabelsError(f"{store.uri}/{where}", record.prefix, prefix)
-    return LabelSet(store, record)
-
-
-def _commits(labels: LabelSet) -> tuple[Commit, ...]:
-    if labels.is_sealed():
-        return labels.load_manifest().commits
-    found = (labels.committed(number) for number in sorted(labels.committed_numbers()))
-    return tuple(commit for commit in found if commit is not None)
-
-
 def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary:
-    commits, dataset = _commits(labels), _dataset(store, labels.record.dataset)
+    commits, dataset = labels.commits(), _dataset(store, labels.record.dataset)
     return LabelSetSummary(
         name=name,
         teacher=labels.record.teacher,

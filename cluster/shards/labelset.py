@@ -110,6 +110,20 @@ class LabelSet:
         labels.check_description()
         return labels
 
+    @classmethod
+    def open(cls, store: ObjectStore, prefix: str) -> "LabelSet":
+        """Open the set that lies at `prefix` by its own description.
+
+        Raises:
+            ObjectMissingError, BadRecordError: there is no description, or none that can be read.
+            ForeignLabelsError: it is that of other labels.
+        """
+        key = f"{prefix}/labelset.json"
+        record = read_record(store, key, LabelSetRecord)
+        if record.prefix != prefix:
+            raise ForeignLabelsError(f"{store.uri}/{key}", record.prefix, prefix)
+        return cls(store, record)
+
     def check_description(self) -> None:
         """Compare the description in the store, if there is one, with ours; labels may have been copied or moved there.
 
@@ -155,6 +169,13 @@ class LabelSet:
         if number not in self._commits and self.store.exists(key):
             self._commits[number] = self._checked(read_record(self.store, key, Commit), number, key)
         return self._commits.get(number)
+
+    def commits(self) -> tuple[Commit, ...]:
+        """Return the records of all committed shards in the order of their numbers."""
+        if self.is_sealed():
+            return self.load_manifest().commits
+        found = (self.committed(number) for number in sorted(self.committed_numbers()))
+        return tuple(commit for commit in found if commit is not None)
 
     def committed_numbers(self) -> set[int]:
         """Return the numbers of all committed shards, from one listing."""

@@ -91,6 +91,18 @@ class DirectoryStore:
         with self._translated(f"deleting {key}"), suppress(*_NO_OBJECT):
             path.unlink()
 
+    def unfinished(self) -> Iterator[ObjectStat]:
+        """Yield the files that writers are at work on, or left when they were killed; no listing shows them."""
+        with self._translated("looking for unfinished files"):
+            for path in _files_below(self._root):
+                if path.name.startswith(_PARTIAL) and (found := _stat_of_file(path)):
+                    yield ObjectStat(path.relative_to(self._root).as_posix(), found.st_size, found.st_mtime)
+
+    def discard(self, unfinished: ObjectStat) -> None:
+        """Remove an unfinished file; a writer that is still at work on it fails, and nothing of it is ever visible."""
+        with self._translated(f"removing {unfinished.key}"):
+            (self._root / unfinished.key).unlink(missing_ok=True)
+
     def _link(self, path: Path, body: bytes | memoryview) -> bool:
         with _finished_file(path, body) as finished:
             try:

@@ -1,17 +1,18 @@
-"""`labels ls`, `labels show`, `labels verify`: what teachers have said, without asking them again."""
+"""`coffey labels`: what teachers have said, without asking them again."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.errors import DataError
+from orchestrator.cli import upkeep
 from orchestrator.cli.options import AsJson, StoreUri
 from orchestrator.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from orchestrator.catalogue import LabelSetSummary, Verification
 
-app = typer.Typer(help="Look at the soft labels in a store.", rich_markup_mode=None)
+app = typer.Typer(help="Look at the soft labels in a store, and keep them in order.", rich_markup_mode=None)
 
 SetName = Annotated[
     str, typer.Argument(metavar="SET", help="A name that `labels ls` prints, or a teacher.", show_default=False)
@@ -104,3 +105,6 @@ def verify(
 def _shards(summary: "LabelSetSummary") -> str:
     in_all = summary.shards_in_all
     return str(summary.shards) if in_all in {None, summary.shards} else f"{summary.shards} of {in_all}"
+
+
+app.command()(upkeep.gc)

@@ -1,5 +1,6 @@
 """Options and arguments that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -32,3 +33,13 @@ Address = Annotated[
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that `submit` printed.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text; errors too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def seconds(text: str) -> float:
+    """Return the seconds in a duration such as `90m` or `1d`; raises what typer shows as a misused option."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if not match:
+        raise typer.BadParameter(f"{text!r} is no duration, such as 90m, 12h or 1d")
+    return float(int(match[1]) * _UNITS_S[match[2]])

@@ -1,52 +1,19 @@
 """`coffey labels` on a store with a sealed set, a growing one, and damage done by hand."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from cluster.shards.dataset import write_dataset
-from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
-from cluster.shards.schema import LABEL, Column
+from cluster.shards.labelset import LabelSet
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.app import exit_code_of
-
-DATASET = "d" * 16
-ROWS, SHARD_ROWS, CLASSES = 10, 4, 3
-SHARDS = 3  # of 4, 4 and 2 rows
+from tests.fixtures.labelled import ROWS, SHARD_ROWS, SHARDS, answer, label, name_of, new_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
-    store = DirectoryStore(tmp_path / "store")
-    arrays = {"image": np.zeros((ROWS, 2), np.uint8), LABEL: np.zeros(ROWS, np.int32)}
-    names = ("a", "b", "c")
-    write_dataset(store, arrays, identity=DATASET, classes=names, shard_rows=SHARD_ROWS, compression="none")
-    return store
-
-
-def label(store: DirectoryStore, teacher: str, numbers: range, *, value: float = 0.5) -> LabelSet:
-    """Commit the shards of `numbers` as a teacher whose every logit is `value`."""
-    column = Column(name=LOGITS, dtype="float16", shape=(CLASSES,))
-    identity = (teacher.encode().hex() + "0" * 16)[:16]
-    record = LabelSetRecord(teacher=teacher, teacher_identity=identity, dataset=DATASET, columns=(column,))
-    labels = LabelSet.create(store, record)
-    for number in numbers:
-        rows = min(SHARD_ROWS, ROWS - number * SHARD_ROWS)
-        body = labels.encode({LOGITS: np.full((rows, CLASSES), value, np.float16)})
-        labels.commit(number, body, rows=rows, statistics={"entropy": 1.25})
-    return labels
-
-
-def name_of(labels: LabelSet) -> str:
-    return f"{labels.record.teacher}-{labels.identity}"
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, object]:
-    assert exit_code_of([*arguments, "--json"]) == code
-    return dict(json.loads(capsys.readouterr().out))
+    return new_store(tmp_path / "store")
 
 
 def test_sets_are_listed_with_how_far_they_are(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
