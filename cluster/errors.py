@@ -20,6 +20,8 @@ from typing import ClassVar
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+_MAX_EXCERPT = 400
+
 
 class CoffeyError(Exception):
     """The root: catching it catches everything Coffey raises on purpose."""
@@ -73,3 +75,11 @@ class PartialResult(CoffeyError):
     """The run ended with less than it was asked for; what exists is kept."""
 
     exit_code = 9
+
+
+def excerpt(foreign: str) -> str:
+    """Return text that others wrote as it may stand in a message: short, and without commands for a terminal."""
+    shown = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in foreign[:_MAX_EXCERPT]
+    )
+    return shown if len(foreign) <= _MAX_EXCERPT else f"{shown}…"

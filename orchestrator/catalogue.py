@@ -4,15 +4,12 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
-
 from cluster.config import Config
 from cluster.errors import DataError
-from cluster.shards.dataset import DatasetRecord, dataset_key
+from cluster.shards.damage import Damage, dataset_of, find_damages
 from cluster.shards.labelset import Commit, LabelSet
-from cluster.shards.records import read_record
 from cluster.shards.schema import Column
-from cluster.storage.protocol import ObjectMissingError, ObjectStore
+from cluster.storage.protocol import ObjectStore
 
 _DESCRIPTION = re.compile(r"(labels/[0-9a-f]{16}/([a-z][a-z0-9_-]{0,39}-[0-9a-f]{16}))/labelset\.json")
 
@@ -34,13 +31,6 @@ class LabelSetSummary(Config):
     columns: tuple[Column, ...]
     problem: str = ""
     """What is wrong with a damaged set."""
-
-
-class Damage(Config):
-    """One shard whose bytes, or whose record, are not what they were."""
-
-    shard: int
-    problem: str
 
 
 class Verification(Config):
@@ -91,12 +81,17 @@ def find_label_sets(store: ObjectStore, name: str | None) -> list[str]:
     Raises:
         UnknownLabelSetError: none is called so.
     """
-    found = list(_directories(store))
+    return called(name, [prefix for prefix, _ in _directories(store)], uri=store.uri)
+
+
+def called(name: str | None, prefixes: list[str], *, uri: str) -> list[str]:
+    """Return those of some directories that are called `name`, or all; raises as `find_label_sets` does."""
     if name is None:
-        return [prefix for prefix, _ in found]
-    chosen = [prefix for prefix, own in found if name in (own, own.rpartition("-")[0], own.rpartition("-")[2])]
+        return prefixes
+    names = {prefix: prefix.rpartition("/")[2] for prefix in prefixes}
+    chosen = [prefix for prefix, own in names.items() if name in (own, *own.rpartition("-")[::2])]
     if not chosen:
-        raise UnknownLabelSetError(store.uri, name, tuple(own for _, own in found))
+        raise UnknownLabelSetError(uri, name, tuple(names.values()))
     return chosen
 
 
@@ -118,17 +113,11 @@ def verify(store: ObjectStore, prefix: str) -> Verification:
     name = prefix.rpartition("/")[2]
     try:
         labels = LabelSet.open(store, prefix)
-        commits = labels.commits()
     except DataError as error:
-        return Verification(name=name, shards=0, rows=0, damages=(Damage(shard=0, problem=str(error)),))
-    dataset = _dataset(store, labels.record.dataset)
-    problems = {commit.number: _problem(labels, commit, dataset) for commit in commits}
-    return Verification(
-        name=name,
-        shards=len(commits),
-        rows=sum(commit.rows for commit in commits),
-        damages=tuple(Damage(shard=number, problem=problem) for number, problem in problems.items() if problem),
-    )
+        return Verification(name=name, shards=0, rows=0, damages=(Damage(shard=None, problem=str(error)),))
+    dataset = dataset_of(store, labels.record)
+    commits, damages = find_damages(labels, dataset)
+    return Verification(name=name, shards=len(commits), rows=sum(commit.rows for commit in commits), damages=damages)
 
 
 def _directories(store: ObjectStore) -> Iterator[tuple[str, str]]:
@@ -138,7 +127,7 @@ def _directories(store: ObjectStore) -> Iterator[tuple[str, str]]:
 
 
 def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary:
-    commits, dataset = labels.commits(), _dataset(store, labels.record.dataset)
+    commits, dataset = labels.commits(), dataset_of(store, labels.record)
     return LabelSetSummary(
         name=name,
         teacher=labels.record.teacher,
@@ -150,23 +139,3 @@ def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary
         num_bytes=sum(commit.num_bytes for commit in commits),
         columns=labels.record.columns,
     )
-
-
-def _dataset(store: ObjectStore, identity: str) -> DatasetRecord | None:
-    key = dataset_key(identity)
-    return read_record(store, key, DatasetRecord) if store.exists(key) else None
-
-
-def _problem(labels: LabelSet, commit: Commit, dataset: DatasetRecord | None) -> str:
-    if dataset is not None and not _fits(commit, dataset):
-        return f"it has {commit.rows} rows, which is not what shard {commit.number} of the data set has"
-    try:
-        arrays = labels.read(commit.number)
-    except (DataError, ObjectMissingError) as error:
-        return str(error)
-    invalid = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
-    return f"{', '.join(invalid)} holds values that are no numbers" if invalid else ""
-
-
-def _fits(commit: Commit, dataset: DatasetRecord) -> bool:
-    return commit.number < len(dataset.shards) and dataset.shards[commit.number].rows == commit.rows

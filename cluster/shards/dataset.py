@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from cluster.config import Config
 from cluster.identity import digest_of
@@ -29,11 +29,11 @@ class DatasetRecord(Config):
 
     version: Annotated[int, Field(ge=1, le=1)] = 1
     identity: Identity
-    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
-    classes: tuple[str, ...]
+    columns: Annotated[tuple[Column, ...], FailFast(), Field(min_length=1)]
+    classes: Annotated[tuple[str, ...], FailFast()]
     """Names of the classes, in the order of their indices."""
     labelled_rows: Annotated[int, Field(ge=0)]
-    shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
+    shards: Annotated[tuple[ShardEntry, ...], FailFast(), Field(min_length=1)]
 
     @property
     def rows(self) -> int:

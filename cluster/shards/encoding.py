@@ -5,13 +5,14 @@ buffer that numpy and torch view without a copy. See docs/shard-format.md.
 """
 
 import functools
+import itertools
 import struct
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import DataError
+from cluster.errors import DataError, excerpt
 from cluster.identity import canonical_json
 from cluster.shards.buffers import decompressed_bytes
 from cluster.shards.compression import Compression
@@ -77,7 +78,7 @@ def decode_shard(
         batch = pa.ipc.read_record_batch(message, reader.schema)
         batch.validate()  # a buffer shorter than its column would be read beyond its end
     except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as error:
-        raise ShardFormatError(where, f"no Arrow IPC file ({error})", "a shard") from error
+        raise ShardFormatError(where, f"no Arrow IPC file ({excerpt(str(error))})", "a shard") from error
     if batch.num_rows != rows:
         raise ShardFormatError(where, f"{batch.num_rows} rows", f"{rows}")
     return {column.name: _to_numpy(batch.column(place), column, rows, where) for place, column in enumerate(columns)}
@@ -116,7 +117,7 @@ def _refuse_extension_types(body: memoryview | bytes, where: str) -> None:
 def _check_schema(schema: pa.Schema, columns: Sequence[Column], where: str) -> None:
     version = (schema.metadata or {}).get(_VERSION_KEY, b"none").decode(errors="replace")
     if version != str(FORMAT_VERSION):
-        raise ShardFormatError(where, f"format version {version}", str(FORMAT_VERSION))
+        raise ShardFormatError(where, f"format version {excerpt(version)}", str(FORMAT_VERSION))
     expected = _schema_of(tuple(columns))
     if not schema.equals(expected, check_metadata=True):
         raise ShardFormatError(where, _described(schema), _described(expected))
@@ -124,9 +125,10 @@ def _check_schema(schema: pa.Schema, columns: Sequence[Column], where: str) -> N
 
 def _batch_message(body: memoryview | bytes, where: str) -> pa.Message:
     """Return the file's only batch as it stands behind the schema, neither parsed nor decompressed."""
-    _schema, *batches = pa.ipc.MessageReader.open_stream(pa.py_buffer(body).slice(_LEADER_BYTES))
+    messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body).slice(_LEADER_BYTES))
+    _schema, *batches = itertools.islice(messages, 3)  # a file may hold millions
     if len(batches) != 1:
-        raise ShardFormatError(where, f"{len(batches)} record batches", "1")
+        raise ShardFormatError(where, f"{'at least ' if batches else ''}{len(batches)} record batches", "1")
     return batches[0]
 
 
@@ -139,7 +141,9 @@ def _check_size(message: pa.Message, columns: Sequence[Column], rows: int, where
 
 def _described(schema: pa.Schema) -> str:
     shapes = [(field.metadata or {}).get(_SHAPE_KEY, b"?").decode(errors="replace") for field in schema]
-    return ", ".join(f"{field.name}: {field.type} {shape}" for field, shape in zip(schema, shapes, strict=True))
+    return excerpt(
+        ", ".join(f"{field.name}: {field.type} {shape}" for field, shape in zip(schema, shapes, strict=True))
+    )
 
 
 def _to_numpy(array: pa.Array, column: Column, rows: int, where: str) -> np.ndarray:

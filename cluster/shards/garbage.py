@@ -10,9 +10,9 @@ In a set that lacks a number, a writer that stood still for a week could still c
 says that it will not. Such data is kept, and counted; it becomes garbage when the set is complete. Whoever knows that
 no job labels can have it removed (`even_incomplete`).
 
-The grace is no part of the proof. It leaves time to look at what went wrong, and to `repair`, which alone takes a
-number back: the two must not work on a store at the same time. Ages are by the store's own clock (`store_time_s`), so a
-machine whose clock is wrong removes nothing young. Anything unreadable is kept: no answer is not the answer "no".
+The grace is no part of the proof; it leaves time to look at what went wrong. Ages are by the store's own clock
+(`store_time_s`), so a machine whose clock is wrong removes nothing young. What cannot be read is kept: no answer is not
+the answer "no". Only a repair takes numbers back, so it must not work on a store at the same time.
 """
 
 import re
@@ -34,6 +34,7 @@ DAY_S = 24 * 3600.0
 Kind = Literal["label data", "checkpoint", "probe", "unfinished file"]
 
 _DATA = re.compile(r"(labels/[0-9a-f]{16}/[a-z][a-z0-9_-]*)/data/([0-9a-f]{64})\.arrow")
+_RECORDS = {"labelset.json", "manifest.json"}
 _CHECKPOINT = re.compile(r"((?:teachers|students)/[^/]+)/checkpoints/[^/]+")
 
 
@@ -120,9 +121,17 @@ def _unnamed(
         return data, f"nobody can say what it names: {error}"
     named = {commit.digest for commit in commits}
     unnamed = [stat for stat in data if _digest(stat) not in named]
+    if unnamed and (unknown := _unknown_record(store, prefix)):
+        return unnamed, f"nobody can say what it names: {unknown} is a record that this version does not know"
     if is_complete or even_incomplete:
         return unnamed, ""
     return unnamed, "the set is not complete, and a writer may yet commit it"
+
+
+def _unknown_record(store: ObjectStore, prefix: str) -> str | None:
+    """Return the name of a record beside those we know, if there is one: it may name data."""
+    names = (stat.key.removeprefix(f"{prefix}/") for stat in store.list(f"{prefix}/"))
+    return next((name for name in names if "/" not in name and name not in _RECORDS), None)
 
 
 def _all_numbers(store: ObjectStore, labels: LabelSet) -> set[int]:

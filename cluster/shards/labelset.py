@@ -7,18 +7,18 @@ way, with every row exactly once, and nothing needs a lease or a lock. When ever
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of, identity_of
 from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
-from cluster.shards.records import BadRecordError, publish_record, read_record
+from cluster.shards.records import BadRecordError, overwrite_record, publish_record, read_record
 from cluster.shards.schema import Column, Digest, Identity, columns_of
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
@@ -36,7 +36,7 @@ class LabelSetRecord(Config):
     teacher: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
     teacher_identity: Identity
     dataset: Identity
-    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    columns: Annotated[tuple[Column, ...], FailFast(), Field(min_length=1)]
     compression: Compression = "none"
 
     @property
@@ -59,8 +59,8 @@ class Commit(Config):
     rows: Annotated[int, Field(ge=1)]
     num_bytes: Annotated[int, Field(ge=1)]
     digest: Digest
-    columns: tuple[Column, ...]
-    statistics: dict[str, float] = {}
+    columns: Annotated[tuple[Column, ...], FailFast()]
+    statistics: Annotated[dict[str, float], Field(max_length=64)] = {}
 
 
 class Manifest(Config):
@@ -68,7 +68,7 @@ class Manifest(Config):
 
     version: Annotated[int, Field(ge=1, le=1)] = 1
     labelset: Identity
-    commits: tuple[Commit, ...]
+    commits: Annotated[tuple[Commit, ...], FailFast()]
 
     @property
     def rows(self) -> int:
@@ -138,6 +138,10 @@ class LabelSet:
                     where, f"{found.teacher}-{found.identity}", f"{self.record.teacher}-{self.identity}"
                 )
 
+    def restore_description(self) -> None:
+        """Write the description over one that cannot be read, or is of other labels."""
+        overwrite_record(self.store, self._description_key, self.record)
+
     def encode(self, arrays: Mapping[str, np.ndarray]) -> bytes:
         """Return the bytes of a shard with exactly the set's columns."""
         assert columns_of(arrays) == self.record.columns, "outputs are checked before they are encoded"  # noqa: S101
@@ -145,18 +149,8 @@ class LabelSet:
 
     def commit(self, number: int, body: bytes, *, rows: int, statistics: Mapping[str, float]) -> Commit:
         """Publish an encoded shard and return the record that counts: ours, or that of whoever was first."""
-        digest = digest_of(body)
-        self.store.put(self._data_key(digest), body)
-        commit = Commit(
-            labelset=self.identity,
-            number=number,
-            rows=rows,
-            num_bytes=len(body),
-            digest=digest,
-            columns=self.record.columns,
-            statistics=dict(statistics),
-        )
         key = self._commit_key(number)
+        commit = self._written(number, body, rows=rows, statistics=statistics)
         return self._checked(publish_record(self.store, key, commit), number, key)
 
     def remember(self, commit: Commit) -> None:
@@ -189,6 +183,34 @@ class LabelSet:
         body = fetch_verified(self.store, key, digest=commit.digest, num_bytes=commit.num_bytes)
         return decode_shard(body, self.record.columns, rows=commit.rows, where=f"{self.store.uri}/{key}")
 
+    def put_back(self, body: bytes) -> None:
+        """Write the data of a committed shard again, over whatever lies under its digest."""
+        self.store.put(self._data_key(digest_of(body)), body)
+
+    def replace(self, number: int, body: bytes, *, rows: int, statistics: Mapping[str, float]) -> None:
+        """Commit a shard that cannot be read anew: its record changes, and its line of the seal, and nothing else.
+
+        One of two exceptions to the rule that records last; the other is `withdraw`. While the seal is the old one
+        the shard is as broken as it was, and whoever is killed there replaces it again.
+        """
+        commit = self._written(number, body, rows=rows, statistics=statistics)
+        overwrite_record(self.store, self._commit_key(number), commit)
+        if sealed := self._readably_sealed():
+            commits = tuple(commit if it.number == number else it for it in sealed)
+            manifest = Manifest(labelset=self.identity, commits=commits)
+            overwrite_record(self.store, manifest_key(self.record), manifest)
+        self._commits.clear()
+
+    def withdraw(self, numbers: Collection[int]) -> None:
+        """Take commits back, and the seal with them: the next run labels these shards, and all others stay."""
+        for commit in self._readably_sealed():
+            if commit.number not in numbers:  # the seal repeats the records, and may have outlived them
+                overwrite_record(self.store, self._commit_key(commit.number), commit)
+        for number in numbers:
+            self.store.delete(self._commit_key(number))
+        self.store.delete(manifest_key(self.record))
+        self._commits.clear()
+
     def is_sealed(self) -> bool:
         """Return whether the manifest exists."""
         return self.store.exists(manifest_key(self.record))
@@ -209,6 +231,26 @@ class LabelSet:
         manifest = self._checked_manifest(read_record(self.store, manifest_key(self.record), Manifest))
         self._commits = dict(enumerate(manifest.commits))
         return manifest
+
+    def _written(self, number: int, body: bytes, *, rows: int, statistics: Mapping[str, float]) -> Commit:
+        """Put the data, and return the record that is to name it."""
+        digest = digest_of(body)
+        self.store.put(self._data_key(digest), body)
+        return Commit(
+            labelset=self.identity,
+            number=number,
+            rows=rows,
+            num_bytes=len(body),
+            digest=digest,
+            columns=self.record.columns,
+            statistics=dict(statistics),
+        )
+
+    def _readably_sealed(self) -> tuple[Commit, ...]:
+        try:
+            return self.load_manifest().commits if self.is_sealed() else ()
+        except DataError:
+            return ()
 
     def _commit_of(self, number: int) -> Commit:
         commit = self.committed(number)

@@ -4,13 +4,14 @@ Nothing names a record's bytes, so each ends with a digest of its own: a flipped
 statistic would leave a record that is valid and wrong.
 """
 
+import json
 import re
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from cluster.config import Config
-from cluster.errors import DataError
+from cluster.errors import DataError, excerpt
 from cluster.identity import canonical_json, digest_of
 from cluster.storage.protocol import ObjectStore
 
@@ -47,10 +48,16 @@ def read_record(store: ObjectStore, key: str, model: type[RecordT]) -> RecordT:
     if len(body) > _MAX_RECORD_BYTES:
         raise BadRecordError(where, f"{len(body)} bytes are more than a record may have ({_MAX_RECORD_BYTES})")
     try:
-        return model.model_validate_json(_checked(bytes(body), where))
+        text = _checked(bytes(body), where)
+        record = model.model_validate_json(text)
+        json.loads(text, object_pairs_hook=_check_keys)  # after that, which has bounded its depth
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise BadRecordError(where, f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise BadRecordError(where, excerpt(f"{place}: {first['msg']}")) from error
+    except _DoubledKeyError as error:
+        raise BadRecordError(where, excerpt(f"{error} stands there twice")) from error
+    return record
 
 
 def publish_record(store: ObjectStore, key: str, record: RecordT) -> RecordT:
@@ -63,10 +70,25 @@ def publish_record(store: ObjectStore, key: str, record: RecordT) -> RecordT:
     return read_record(store, key, type(record))
 
 
+def overwrite_record(store: ObjectStore, key: str, record: Config) -> None:
+    """Write `record` over whatever is there: for a repair alone."""
+    store.put(key, encode_record(record))
+
+
 def encode_record(record: Config) -> bytes:
     """Return the canonical JSON of `record` with one more field at its end, `blake3`: the digest of that JSON."""
     text = canonical_json(record)
     return text[:-1] + f',"blake3":"{digest_of(text)}"}}'.encode()
+
+
+class _DoubledKeyError(Exception):
+    """An object names a key twice: its readers would not agree on what it says."""
+
+
+def _check_keys(pairs: list[tuple[str, object]]) -> None:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise _DoubledKeyError(next(key for key in keys if keys.count(key) > 1))
 
 
 def _checked(body: bytes, where: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, FailFast, Field, model_validator
 
 from cluster.config import Config
 
@@ -17,6 +17,8 @@ LABEL = "label"
 NO_LABEL = -1
 ROW = "row"
 """Column of the row's number in its source, by which a sample can be traced back."""
+
+_MAX_ROW_VALUES = 2**31 - 1  # Arrow counts the values of a list in an int32
 
 
 def _check_digest(value: str) -> str:
@@ -40,8 +42,14 @@ class Column(Config):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
     dtype: DType
-    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=8)] = ()
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], FailFast(), Field(max_length=8)] = ()
     """Shape of one row; empty for a scalar."""
+
+    @model_validator(mode="after")
+    def _fits_arrow(self) -> "Column":
+        if self.row_values > _MAX_ROW_VALUES:
+            raise ValueError(f"a row of {self.name} has {self.row_values} values; expected at most {_MAX_ROW_VALUES}")
+        return self
 
     @property
     def row_values(self) -> int:

@@ -15,8 +15,8 @@ class ShardCorruptError(DataError):
     def __str__(self) -> str:
         return (
             f"{self.where}: found {self.found}, the record says {self.expected}. The bytes were damaged or exchanged "
-            "after they were written. Delete this object, and the record or manifest that names it, and run the same "
-            "command again: only what is missing is computed."
+            "after they were written. Delete this object, and the record or manifest that names it (for labels "
+            "`coffey labels repair` does so), and run the same command again: only what is missing is computed."
         )
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, SpecError
-from orchestrator.cli import jobs, labels, report, run, schema
+from orchestrator.cli import doctor, jobs, labels, report, run, schema
 
 app = typer.Typer(
     help="Compress an ensemble of teachers into one student: label once, train many students.",
@@ -24,7 +24,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.demo, schema.init, run.plan, run.run, jobs.submit, jobs.status, jobs.logs, jobs.stop):
+for command in (
+    run.demo,
+    schema.init,
+    doctor.doctor,
+    run.plan,
+    run.run,
+    jobs.submit,
+    jobs.status,
+    jobs.logs,
+    jobs.stop,
+):
     app.command()(command)
 app.add_typer(labels.app, name="labels")
 app.command(name="report")(report.show_report)

@@ -1,38 +1,23 @@
 """`coffey labels`: what teachers have said, without asking them again."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.errors import DataError
+from cluster.errors import excerpt
 from orchestrator.cli import upkeep
-from orchestrator.cli.options import AsJson, StoreUri
+from orchestrator.cli.options import AsJson, OptionalSetName, Quiet, StoreUri
 from orchestrator.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from orchestrator.catalogue import LabelSetSummary, Verification
+    from orchestrator.catalogue import LabelSetSummary
 
 app = typer.Typer(help="Look at the soft labels in a store, and keep them in order.", rich_markup_mode=None)
 
 SetName = Annotated[
     str, typer.Argument(metavar="SET", help="A name that `labels ls` prints, or a teacher.", show_default=False)
 ]
-
-
-class LabelsDamagedError(DataError):
-    """Some label shards are not what they were."""
-
-    def __init__(self, uri: str, damaged: tuple["Verification", ...]) -> None:
-        super().__init__(uri, damaged)
-        self.uri, self.damaged = uri, damaged
-
-    def __str__(self) -> str:
-        lines = [
-            f"\n  {found.name} shard {damage.shard}: {damage.problem}"
-            for found in self.damaged
-            for damage in found.damages
-        ]
-        return f"{self.uri}: {len(lines)} damaged label shards:{''.join(lines)}"
 
 
 @app.command()
@@ -66,7 +51,7 @@ def show(name: SetName, store: StoreUri, as_json: AsJson = False) -> None:
     print(f"{summary.name}: {summary.state}, {_shards(summary)} shards, {summary.rows:,} rows, {columns}")
     statistics = sorted({key for commit in commits for key in commit.statistics})
     print_table(
-        (">shard", ">rows", ">bytes", *(f">{key}" for key in statistics), "digest"),
+        (">shard", ">rows", ">bytes", *(f">{excerpt(key)}" for key in statistics), "digest"),
         (
             (
                 str(commit.number),
@@ -81,30 +66,43 @@ def show(name: SetName, store: StoreUri, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(
+def export(
     store: StoreUri,
-    name: Annotated[str | None, typer.Argument(metavar="[SET]", help="One set, or a teacher; by default all.")] = None,
+    name: OptionalSetName = None,
+    *,
+    to: Annotated[Literal["parquet"], typer.Option(help="The format.")] = "parquet",
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where a directory for each set is made.")] = Path(),
+    with_rows: Annotated[
+        bool, typer.Option("--with-rows", help="Add the columns `label` and `row` of the data set.")
+    ] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every committed label shard and compare it with its record."""
+    """Write label sets as files that other programs read, one for each shard that is committed."""
     from cluster.storage.open import open_store
-    from orchestrator import catalogue
+    from orchestrator.catalogue import find_label_sets
+    from orchestrator.exporting import export_set
+    from orchestrator.progress import open_progress
 
     place = open_store(store)
-    found = [catalogue.verify(place, prefix) for prefix in catalogue.find_label_sets(place, name)]
-    if damaged := tuple(it for it in found if it.damages):
-        raise LabelsDamagedError(place.uri, damaged)
+    with open_progress(quiet=quiet, as_json=as_json) as progress:
+        exports = [
+            export_set(place, prefix, output, with_rows=with_rows, progress=progress)
+            for prefix in find_label_sets(place, name)
+        ]
     if as_json:
-        print_json({"sets": found})
+        print_json({"format": to, "sets": exports})
         return
     print_table(
-        ("set", ">shards", ">rows", "state"), ((it.name, str(it.shards), f"{it.rows:,}", "sound") for it in found)
+        ("set", "state", ">files", ">rows", "directory"),
+        ((it.name, it.state, str(it.files), f"{it.rows:,}", it.directory) for it in exports),
     )
+
+
+for command in (upkeep.verify, upkeep.repair, upkeep.gc):
+    app.command()(command)
 
 
 def _shards(summary: "LabelSetSummary") -> str:
     in_all = summary.shards_in_all
     return str(summary.shards) if in_all in {None, summary.shards} else f"{summary.shards} of {in_all}"
-
-
-app.command()(upkeep.gc)

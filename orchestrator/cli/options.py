@@ -20,6 +20,16 @@ StoreUri = Annotated[
     str,
     typer.Option("--store", metavar="URI", help="The store: a directory or s3://bucket/prefix.", show_default=False),
 ]
+OptionalSetName = Annotated[
+    str | None, typer.Argument(metavar="[SET]", help="One set, or a teacher; by default all.", show_default=False)
+]
+OptionalStoreUri = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URI", help="The store; by default that of --spec.", show_default=False),
+]
+OptionalSpec = Annotated[
+    Path | None, typer.Option("--spec", metavar="SPEC", help="The job that wrote the labels.", show_default=False)
+]
 Address = Annotated[
     str,
     typer.Option(

@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import blake3
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster.config import Config
@@ -56,6 +58,49 @@ def test_a_store_of_version_1_is_read() -> None:
     assert np.concatenate([shard["label"] for shard in inputs]).tolist() == [2, -1, 0, -1, 1]
     assert np.concatenate([shard["row"] for shard in inputs]).tolist() == [3, 0, 4, 1, 2]
     assert np.concatenate([labels.read(0)["logits"], labels.read(1)["logits"]]).tolist() == logits
+
+
+def read_by_the_page(root: Path, dataset: str, labels: str) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the zipped shards of a store as somebody reads it who has the page, and none of our code."""
+    inputs = json.loads((root / dataset / "dataset.json").read_text())
+    commits = json.loads((root / labels / "manifest.json").read_text())["commits"]
+    for number, (entry, commit) in enumerate(zip(inputs["shards"], commits, strict=True)):
+        assert (commit["number"], commit["rows"]) == (number, entry["rows"])
+        yield {
+            **file_by_the_page(root / dataset / f"{number:08d}.arrow", entry, inputs["columns"]),
+            **file_by_the_page(root / labels / "data" / f"{commit['digest']}.arrow", commit, commit["columns"]),
+        }
+
+
+def file_by_the_page(path: Path, entry: dict[str, object], columns: list[dict[str, object]]) -> dict[str, np.ndarray]:
+    body = path.read_bytes()
+    assert (len(body), blake3.blake3(body).hexdigest()) == (entry["num_bytes"], entry["digest"])
+    footer_bytes = int.from_bytes(body[-10:-6], "little")
+    assert b"ARROW:extension" not in body[-10 - footer_bytes : -10]
+    file = pa.ipc.open_file(body)
+    assert (file.num_record_batches, file.schema.metadata) == (1, {b"coffey.shard": b"1"})
+    assert file.schema.names == [column["name"] for column in columns]
+    batch, arrays = file.get_batch(0), {}
+    for column in columns:
+        array, field = batch[column["name"]], file.schema.field(column["name"])
+        assert (json.loads(field.metadata[b"shape"]), array.null_count) == (column["shape"], 0)
+        values = array.flatten() if column["shape"] else array
+        arrays[column["name"]] = values.to_numpy().reshape(entry["rows"], *column["shape"])
+    return arrays
+
+
+def test_a_reader_that_knows_only_the_page_reads_the_same_bits() -> None:
+    ours, labels = list(Dataset.open(STORE, "9002f21b709615ba")), LabelSet(STORE, description())
+    labels.load_manifest()
+
+    theirs = list(read_by_the_page(Path(STORE.uri), DATASET, LABELS))
+
+    assert len(theirs) == len(ours) == 2
+    for number, (shard, found) in enumerate(zip(ours, theirs, strict=True)):
+        expected = {**shard, **labels.read(number)}
+        assert list(found) == list(expected)
+        assert all(found[name].dtype == expected[name].dtype for name in expected)
+        assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
 
 
 @pytest.mark.parametrize("key", RECORDS)

@@ -215,6 +215,7 @@ def test_a_collection_that_is_killed_anywhere_leaves_a_sound_store(tmp_path: Pat
 
 
 DAMAGE: dict[str, Callable[[DirectoryStore], None]] = {
+    "a record of a later version": lambda store: store.put(f"{RECORD.prefix}/heads.json", b"{}"),
     "no description": lambda store: store.delete(f"{RECORD.prefix}/labelset.json"),
     "a description of others": lambda store: store.put(
         f"{RECORD.prefix}/labelset.json", bytes(store.get(f"{RECORD.prefix}/labelset.json")).replace(b"1111", b"2222")

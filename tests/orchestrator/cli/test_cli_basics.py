@@ -73,8 +73,22 @@ class TestHelp:
         assert result.stdout == coffey("--help", cwd=tmp_path).stdout
 
     def test_every_command_has_help(self, tmp_path: Path) -> None:
-        for command in ("demo", "init", "plan", "run", "submit", "status", "logs", "stop", "report", "schema"):
-            result = coffey(command, "--help", cwd=tmp_path)
+        labels = tuple(f"labels {name}" for name in ("ls", "show", "verify", "repair", "gc", "export"))
+        for command in (
+            "demo",
+            "init",
+            "doctor",
+            "plan",
+            "run",
+            "submit",
+            "status",
+            "logs",
+            "stop",
+            "report",
+            "schema",
+            *labels,
+        ):
+            result = coffey(*command.split(), "--help", cwd=tmp_path)
             assert (result.returncode, result.stderr) == (0, "")
             assert f"coffey {command}" in result.stdout
 

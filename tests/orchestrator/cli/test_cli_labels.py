@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.shards.labelset import LabelSet
@@ -100,3 +101,21 @@ def test_an_empty_store_has_no_labels_and_stays_empty(tmp_path: Path, capsys: py
     assert answer(capsys, "labels", "ls", "--store", str(tmp_path / "none")) == {"sets": []}
     assert answer(capsys, "labels", "verify", "--store", str(tmp_path / "none")) == {"sets": []}
     assert not (tmp_path / "none").exists()
+
+
+def test_sets_are_exported_a_file_for_each_shard(
+    store: DirectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = label(store, "wide", range(SHARDS))
+    whole.seal(SHARDS)
+    part = label(store, "deep", range(1), value=0.25)
+    arguments = ["labels", "export", "--store", store.uri, "--output", str(tmp_path / "out"), "--with-rows", "--quiet"]
+
+    sets = answer(capsys, *arguments)["sets"]
+
+    facts = {it["name"]: (it["state"], it["files"], it["rows"]) for it in sets}
+    assert facts == {name_of(whole): ("sealed", SHARDS, ROWS), name_of(part): ("partial", 1, SHARD_ROWS)}
+    table = pq.read_table(tmp_path / "out" / name_of(whole))
+    assert table["logits"].to_pylist() == [[0.5] * 3] * ROWS
+    assert table.column_names == ["logits", "label"]
+    assert exit_code_of([*arguments, "--to", "csv"]) == 2

@@ -1,0 +1,51 @@
+"""A teacher in this process, asked again for what it has said before: no cluster, one shard at a time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cluster.shards.dataset import Dataset
+from cluster.shards.labelset import LabelSetRecord
+from cluster.shards.schema import LABEL
+from cluster.storage.protocol import ObjectStore
+from teachers.backends.load import load_backend
+from teachers.outputs import check_logits, encode_logits, statistics_of
+from teachers.spec import TeacherConfig
+from teachers.weights import StoredWeights
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher says of one shard: the columns that are stored, and what its commit tells of them."""
+
+    columns: Mapping[str, np.ndarray]
+    rows: int
+    statistics: Mapping[str, float]
+
+
+class Rerun:
+    """A loaded teacher, on the GPU if its replicas have one and this machine has one too."""
+
+    def __init__(self, store: ObjectStore, config: TeacherConfig, weights: StoredWeights) -> None:
+        on_gpu = config.resources.gpu if torch.cuda.is_available() else 0.0
+        self._backend = load_backend(store, config, weights, on=config.resources.model_copy(update={"gpu": on_gpu}))
+        self._store, self._config = store, config
+
+    def ask(self, record: LabelSetRecord, number: int) -> Answer:
+        """Return what the teacher says of input shard `number`, computed in the batches that its replicas take.
+
+        Raises:
+            ShardCorruptError: the input shard is not what was written.
+            OutputRefusedError: the teacher says what must not be stored.
+        """
+        arrays = Dataset.open(self._store, record.dataset).read(number)
+        inputs = {name: array for name, array in arrays.items() if name != LABEL}
+        rows, size = len(arrays[LABEL]), self._config.batch_size
+        starts = range(0, rows, size)
+        parts = [self._backend.forward({name: it[at : at + size] for name, it in inputs.items()}) for at in starts]
+        logits = np.concatenate(parts)
+        (column,) = record.columns
+        check_logits(logits, rows=rows, num_classes=column.shape[0], teacher=self._config.name, shard=number)
+        return Answer(encode_logits(logits), rows, statistics_of(logits))
