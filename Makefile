@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test faults lint format clean
 
 demo: $(STAMP)
 	$(BIN)/coffey demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+faults: $(STAMP)
+	PYTHONPATH=. $(BIN)/python benchmarks/faults.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

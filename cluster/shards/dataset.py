@@ -113,10 +113,13 @@ def _publish_shard(
 ) -> ShardEntry:
     rows = len(next(iter(arrays.values())))
     body: bytes | memoryview = encode_shard(arrays, compression=compression)
-    if not store.put_if_absent(key, body):
+    if not store.put_if_absent(key, body) and (found := store.get(key)) != body:
         # An earlier attempt wrote it, and a record may name its bytes, which another version of Arrow or of a codec can
         # make differ from ours. So they stay, and it is they that we describe.
-        body = _same_rows(store.get(key), arrays, where=f"{store.uri}/{key}")
+        body = _same_rows(found, arrays, where=f"{store.uri}/{key}")
+        # No digest vouches for what was just read: damaged on its way, it would be described for ever.
+        if store.get(key) != body:
+            raise ShardCorruptError(f"{store.uri}/{key}", "other bytes at a second reading", "the same")
     return ShardEntry(rows=rows, num_bytes=len(body), digest=digest_of(body))
 
 

@@ -14,6 +14,7 @@ from cluster.config import Config
 from cluster.identity import canonical_json
 from cluster.shards.dataset import Dataset, DatasetRecord
 from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord, Manifest
+from cluster.shards.records import encode_record
 from cluster.storage.directory import DirectoryStore
 
 ROOT = Path(__file__).parents[3]
@@ -109,6 +110,14 @@ def test_the_records_on_the_page_are_those_of_the_store(key: str) -> None:
 
     assert stored in examples
     assert canonical_json(RECORDS[key].model_validate_json(stored)) == stored
+
+
+def test_the_record_with_its_digest_on_the_page_is_what_is_written() -> None:
+    (text,) = (block for block in re.findall(r"```text\n(.*?)\n```", PAGE, re.DOTALL) if '"blake3"' in block)
+
+    rest, _, digest = text.removesuffix('"}').rpartition(',"blake3":"')
+    assert blake3.blake3(f"{rest}}}".encode()).hexdigest() == digest
+    assert encode_record(description()) == text.encode()
 
 
 @pytest.mark.parametrize("key", RECORDS)
