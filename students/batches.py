@@ -8,11 +8,12 @@ import torch
 
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
+from cluster.shards.ahead import prefetched
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LOGITS, LabelSet
 from cluster.shards.order import EpochOrder, lanes_of_worker
-from cluster.shards.reader import prefetched, read_batches
+from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
@@ -22,9 +23,12 @@ from students.task import Execution, Target, TrainingTask
 
 _POLL_S = 0.1
 _READ_AHEAD = 2
-_LARGEST_WINDOW_ROWS = 8192
-_WINDOWS_BYTES = 256 * 1024 * 1024
-"""Memory for the windows of all lanes, counting input columns alone, so that another teacher changes no order."""
+# Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first
+# size stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last is for rows
+# so large that the first would leave next to nothing to shuffle.
+_WINDOWS_BYTES = 16 * 1024 * 1024
+_SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
+_LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
 
 
 class LabelsLateError(TrainingError):
@@ -129,9 +133,10 @@ def epoch_order(dataset: Dataset, config: OrderConfig, *, batch_size: int, seed:
 
 
 def default_window_rows(columns: tuple[Column, ...], *, lanes: int) -> int:
-    """Return as many rows as fit in memory when every lane holds one window."""
-    row_bytes = sum(column.row_bytes for column in columns)
-    return max(1, min(_LARGEST_WINDOW_ROWS, _WINDOWS_BYTES // (lanes * row_bytes)))
+    """Return the rows of a lane's window when the windows of all lanes are held in memory."""
+    row_bytes = lanes * sum(column.row_bytes for column in columns)
+    least = min(_SHUFFLED_ROWS, _LARGEST_WINDOWS_BYTES // row_bytes)
+    return max(1, least, min(_MOST_SHUFFLED_ROWS, _WINDOWS_BYTES // row_bytes))
 
 
 def _target_name(place: int) -> str:

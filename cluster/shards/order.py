@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from cluster.errors import DataError
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF
+
+WordsT = TypeVar("WordsT", int, np.ndarray)
 
 
 class TooFewRowsError(DataError):
@@ -128,16 +131,16 @@ def permutation(count: int, *key: int) -> np.ndarray:
     """
     state = 0
     for part in key:
-        state = int(_splitmix64(np.array([(state ^ part) & _MASK], dtype=np.uint64))[0])
+        state = _splitmix64((state ^ part) & _MASK)
     return np.argsort(_splitmix64(np.arange(count, dtype=np.uint64) ^ np.uint64(state)))
 
 
-def _splitmix64(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        mixed = values + np.uint64(_GOLDEN)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
+def _splitmix64(values: WordsT) -> WordsT:
+    """Hash one word, or each word of an array, whose arithmetic wraps around by itself."""
+    mixed = (values + _GOLDEN) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    return mixed ^ (mixed >> 31)
 
 
 def _share(rows: int, lane: int, lanes: int) -> int:
