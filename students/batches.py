@@ -8,7 +8,7 @@ import torch
 
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
-from cluster.shards.ahead import prefetched
+from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LOGITS, LabelSet
@@ -23,8 +23,8 @@ from students.task import Execution, Target, TrainingTask
 
 _POLL_S = 0.1
 _READ_AHEAD = 2
-# Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first
-# size stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last is for rows
+# Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
+# stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last one is for rows
 # so large that the first would leave next to nothing to shuffle.
 _WINDOWS_BYTES = 16 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
@@ -75,9 +75,11 @@ class TrainingData:
     def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         # One stream over all epochs: the first batch of an epoch is read while the last one is learnt from.
         first_epoch, step = divmod(first_step, self.order(0).num_steps)
-        for epoch in range(first_epoch, self._task.epochs):
-            yield from read_batches(self._read_shard, self.order(epoch), lanes=self._lanes, first_step=step)
-            step = 0
+        starts = [(epoch, step if epoch == first_epoch else 0) for epoch in range(first_epoch, self._task.epochs)]
+        numbers = (number for epoch, step in starts for number in self.order(epoch).openings(self._lanes, step))
+        shards = ShardsAhead(self._read_shard, numbers, is_ready=self._is_labelled)
+        for epoch, step in starts:
+            yield from read_batches(shards, self.order(epoch), lanes=self._lanes, first_step=step)
 
     def _converted(self, read: Iterator[dict[str, np.ndarray]], device: torch.device) -> Iterator[Batch]:
         # This body runs in the read-ahead thread, where torch would take every core for itself.
@@ -110,6 +112,9 @@ class TrainingData:
             self._wait_for(labels, number)
             columns[_target_name(place)] = labels.read(number)[LOGITS]
         return columns
+
+    def _is_labelled(self, number: int) -> bool:
+        return all(labels.committed(number) is not None for labels in self._label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s

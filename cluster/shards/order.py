@@ -104,6 +104,24 @@ class EpochOrder:
         """Return, for each of the window's rows in reading order, its place after shuffling; int64 `[rows]`."""
         return permutation(rows, *self._key, lane + 1, window + 1)
 
+    def first_window(self, lanes: Iterable[int], step: int) -> int:
+        """Return the window that a reader of `lanes` begins with to go on at `step`."""
+        return min(self.positions(lanes, step)) // self.window_rows
+
+    def openings(self, lanes: Iterable[int], first_step: int = 0) -> list[int]:
+        """Return the shards in the order in which a reader of `lanes` opens them, from `first_step` to the end.
+
+        Windows come one after another, in each of them lane after lane. Neighbouring lanes may share a shard: then each
+        of them opens it.
+        """
+        lanes = list(lanes)
+        start = self.first_window(lanes, first_step) * self.window_rows
+        parts = (
+            (place, part) for place, lane in enumerate(lanes) for part in self.lanes[lane].between(start, self.rows)
+        )
+        uses = sorted((part.position // self.window_rows, place, part.position, part.shard) for place, part in parts)
+        return [shard for *_, shard in uses]
+
     def shards_by_first_use(self) -> list[int]:
         """Return all shard numbers in the order in which training first needs them: the order to label in."""
         first: dict[int, tuple[int, int]] = {}

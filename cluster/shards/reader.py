@@ -6,18 +6,18 @@ copy that is made goes to memory that fits in a processor's cache.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cluster.errors import DataError
-from cluster.shards.order import EpochOrder, Lane
+from cluster.shards.order import EpochOrder
 
 Arrays = Mapping[str, np.ndarray]
 ReadShard = Callable[[int], Arrays]
-"""From a shard number to its columns, each `[rows, *shape]`. May wait until the shard exists."""
+"""From a shard number to its columns, each `[rows, *shape]`. May wait until the shard exists. Several lanes may ask for
+the same shard, and each keeps the mapping that it is given while it reads from it."""
 
 
 class UnequalRowsError(DataError):
@@ -45,8 +45,7 @@ def read_batches(
     Raises:
         UnequalRowsError: a column of a shard has more or fewer rows than the shard.
     """
-    read_once = _read_once(_checked(read_shard, order.shard_rows), [order.lanes[lane] for lane in lanes])
-    block = _Block(read_once, order, lanes, first_step=first_step)
+    block = _Block(_checked(read_shard, order.shard_rows), order, lanes, first_step=first_step)
     starts = order.positions(lanes, first_step)
     for step in range(first_step, order.num_steps):
         stops = order.positions(lanes, step + 1)
@@ -68,24 +67,6 @@ def _checked(read_shard: ReadShard, shard_rows: Sequence[int]) -> ReadShard:
     return read
 
 
-def _read_once(read_shard: ReadShard, lanes: Sequence[Lane]) -> ReadShard:
-    """Return a reader that keeps each shard that several of `lanes` need, so that every shard is read once.
-
-    One lane begins with the shard that its neighbour ends with, and checking a digest costs as much as copying rows.
-    """
-    num_lanes = Counter(number for lane in lanes for number in {part.shard for part in lane.slices})
-    kept: dict[int, Arrays] = {}
-
-    def read(number: int) -> Arrays:
-        if num_lanes[number] == 1:
-            return read_shard(number)
-        if number not in kept:
-            kept[number] = read_shard(number)
-        return kept[number]
-
-    return read
-
-
 class _Block:
     """Memory with some windows of every lane, its rows arranged in the order in which this worker meets them.
 
@@ -96,7 +77,7 @@ class _Block:
     def __init__(self, read_shard: ReadShard, order: EpochOrder, lanes: Sequence[int], *, first_step: int) -> None:
         self._order, self._lanes = order, list(lanes)
         self._open_shards = [_OpenShard(read_shard) for _ in lanes]
-        self._window = min(order.positions(lanes, first_step)) // order.window_rows
+        self._window = order.first_window(lanes, first_step)
         """The next window to be loaded."""
         start = self._window * order.window_rows
         self._first = self._place(min(first_step, order.steps_between(start, start).start))
@@ -155,11 +136,12 @@ class _OpenShard:
     def __init__(self, read_shard: ReadShard) -> None:
         self._read_shard = read_shard
         self._number, self._columns = -1, dict[str, _Column]()
+        self._arrays: Arrays = {}
 
     def open(self, number: int) -> Mapping[str, "_Column"]:
         if number != self._number:
-            self._columns = {name: _column(array) for name, array in self._read_shard(number).items()}
-            self._number = number
+            self._arrays, self._number = self._read_shard(number), number
+            self._columns = {name: _column(array) for name, array in self._arrays.items()}
         return self._columns
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from cluster.errors import DataError
 from cluster.identity import digest_of
-from cluster.storage.protocol import FileStamp, LocalStore, ObjectStore
+from cluster.storage.directory import DirectoryStore
+from cluster.storage.protocol import FileStamp, ObjectStore
 
 
 class ShardCorruptError(DataError):
@@ -25,7 +26,7 @@ class ShardCorruptError(DataError):
 
 
 class CheckedFiles:
-    """Files whose digest was compared, each remembered with its stamp; any number of threads may ask."""
+    """Files of directories whose digest was compared, each remembered with its stamp; any number of threads may ask."""
 
     def __init__(self, *, settled_s: float = 2.0, limit: int = 65_536) -> None:
         self._settled_ns, self._limit = round(settled_s * 1e9), limit
@@ -64,13 +65,13 @@ def fetch_verified(
 ) -> memoryview:
     """Return the bytes of `key` after comparing their length and their blake3 digest.
 
-    A file of a local store is hashed once in a process, and again when it was written to or replaced.
+    A file of a directory is hashed once in a process, and again when it was written to or replaced.
 
     Raises:
         ObjectMissingError: there is no such object.
         ShardCorruptError: the bytes are not those that were written.
     """
-    if not isinstance(store, LocalStore):
+    if not isinstance(store, DirectoryStore):
         return _compared(store.get(key), f"{store.uri}/{key}", digest=digest, num_bytes=num_bytes)
     opened_ns = time.time_ns()
     body, stamp = store.get_stamped(key)

@@ -76,14 +76,6 @@ class FileStamp(NamedTuple):
     """Time of the last change to contents or metadata, by the file system's clock; nobody can set it back."""
 
 
-@runtime_checkable
-class LocalStore(ObjectStore, Protocol):
-    """A store whose objects are files that this machine maps: reading one again costs nothing."""
-
-    def get_stamped(self, key: str) -> tuple[memoryview, FileStamp]:
-        """Return the bytes of `key` and the stamp of the very file that they are; raises `ObjectMissingError`."""
-
-
 class ObjectMissingError(StorageError):
     """An object that a record or a caller names is not in the store."""
 

@@ -117,7 +117,7 @@ def test_each_epoch_has_an_order_of_its_own() -> None:
 
 @given(case=cases(), data=st.data())
 @settings(deadline=None, max_examples=50)
-def test_shards_by_first_use_are_in_the_order_in_which_workers_come_to_need_them(
+def test_shards_by_first_use_are_in_the_order_in_which_workers_come_to_need_them_give_or_take_a_step(
     case: tuple[list[int], dict[str, int]], data: st.DataObject
 ) -> None:
     shard_rows, arguments = case
@@ -138,24 +138,43 @@ def test_shards_by_first_use_are_in_the_order_in_which_workers_come_to_need_them
     by_first_use = order.shards_by_first_use()
     assert sorted(by_first_use) == list(range(len(shard_rows)))
     steps = [needed[number] for number in by_first_use]
-    assert steps == sorted(steps)
+    # Shares differ by one row, so one worker may take a position a step before another takes the same.
+    assert all(step >= latest - 1 for step, latest in zip(steps, itertools.accumulate(steps, max), strict=True))
+
+
+@given(case=cases(), data=st.data())
+@settings(deadline=None)
+def test_a_worker_opens_the_shards_that_the_order_announces(
+    case: tuple[list[int], dict[str, int]], data: st.DataObject
+) -> None:
+    shard_rows, arguments = case
+    shards, order = shards_of(shard_rows), EpochOrder(shard_rows, **arguments)
+    world_size = data.draw(st.integers(1, arguments["lanes"]))
+    lanes = lanes_of_worker(data.draw(st.integers(0, world_size - 1)), world_size, arguments["lanes"])
+    first_step = data.draw(st.integers(0, order.num_steps - 1))
+    opened: list[int] = []
+
+    def read(number: int) -> Arrays:
+        opened.append(number)
+        return shards[number]
+
+    for _batch in read_batches(read, order, lanes=lanes, first_step=first_step):
+        pass
+
+    assert opened == order.openings(lanes, first_step)
 
 
 @given(case=cases())
 @settings(deadline=None, max_examples=50)
-def test_a_worker_reads_each_shard_once(case: tuple[list[int], dict[str, int]]) -> None:
+def test_each_lane_opens_each_of_its_shards_once(case: tuple[list[int], dict[str, int]]) -> None:
     shard_rows, arguments = case
-    shards, order = shards_of(shard_rows), EpochOrder(shard_rows, **arguments)
-    reads = Counter[int]()
+    order = EpochOrder(shard_rows, **arguments)
 
-    def read(number: int) -> Arrays:
-        reads[number] += 1
-        return shards[number]
-
-    for _batch in read_batches(read, order, lanes=range(arguments["lanes"])):
-        pass
-
-    assert reads == Counter(range(len(shard_rows)))
+    for lane in order.lanes:
+        assert order.openings([lane.number]) == [part.shard for part in lane.slices]
+    assert Counter(order.openings(range(len(order.lanes)))) == Counter(
+        part.shard for lane in order.lanes for part in lane.slices
+    )
 
 
 def test_batches_belong_to_the_caller() -> None:
