@@ -15,6 +15,7 @@ from cluster.shards.labelset import LOGITS, LabelSet
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
+from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
 from students.objectives.objective import Batch
@@ -77,7 +78,8 @@ class TrainingData:
         first_epoch, step = divmod(first_step, self.order(0).num_steps)
         starts = [(epoch, step if epoch == first_epoch else 0) for epoch in range(first_epoch, self._task.epochs)]
         numbers = (number for epoch, step in starts for number in self.order(epoch).openings(self._lanes, step))
-        shards = ShardsAhead(self._read_shard, numbers, is_ready=self._is_labelled)
+        is_local = isinstance(self._store, DirectoryStore)
+        shards = ShardsAhead(self._read_shard, numbers, is_ready=self._is_labelled, is_local=is_local)
         for epoch, step in starts:
             yield from read_batches(shards, self.order(epoch), lanes=self._lanes, first_step=step)
 

@@ -13,48 +13,62 @@ import numpy as np
 
 from cluster.shards.reader import ReadShard
 
-_PAGE_BYTES = 4096
-
 ItemT = TypeVar("ItemT")
 
 
 class ShardsAhead:
-    """A `ReadShard` that has the next shards read before they are asked for, each in a thread of its own.
+    """A `ReadShard` that has the next shards read before they are asked for, by a few threads.
 
     It is told the numbers that it will be asked for, in their order. A shard that is still in use is not read again. An
-    error arrives where the shard would have been. A shard that is not ready when its turn comes to be read ahead is
-    read when it is asked for: only then does anybody wait. So no thread lives longer than the reading of one shard.
+    error arrives where the shard would have been. A shard that is not ready when it could be read ahead is read when it
+    is asked for: only then does anybody wait. So no thread lives longer than the reading of one shard. Shards that
+    `is_local` says are files of this machine are read ahead once: hashing them takes long, opening them does not.
     """
 
     def __init__(
-        self, read_shard: ReadShard, numbers: Iterable[int], *, is_ready: Callable[[int], bool], depth: int = 4
+        self,
+        read_shard: ReadShard,
+        numbers: Iterable[int],
+        *,
+        is_ready: Callable[[int], bool],
+        is_local: bool,
+        threads: int = 4,
+        depth: int = 4,
     ) -> None:
-        self._read_shard, self._is_ready = read_shard, is_ready
-        self._numbers, self._depth = iter(numbers), depth
-        self._ahead = deque[tuple[int, Future[_Shard | None]]]()
+        self._read_shard, self._is_ready, self._is_local = read_shard, is_ready, is_local
+        self._numbers, self._threads, self._depth = iter(numbers), threads, depth
+        self._read_before = set[int]()
+        self._next = deque[int]()
+        self._begun = dict[int, Future[_Shard | None]]()
         self._in_use = WeakValueDictionary[int, _Shard]()
 
     def __call__(self, number: int) -> "_Shard":
-        """Return the next shard, and begin to read the ones after it."""
-        for following in itertools.islice(self._numbers, self._depth + 1 - len(self._ahead)):
-            self._ahead.append((following, self._begun(following)))
-        expected, begun = self._ahead.popleft()
+        """Return the next shard, and begin to read some of those after it."""
+        self._next.extend(itertools.islice(self._numbers, self._depth + 1 - len(self._next)))
+        expected = self._next.popleft()
         assert number == expected, "shards are asked for in the order that was announced"  # noqa: S101
-        shard = self._in_use.get(number) or begun.result() or _Shard(self._read_shard(number))
+        begun = self._begun.get(number) if number in self._next else self._begun.pop(number, None)
+        self._begin(
+            following for following in dict.fromkeys(self._next) if self._pays(following) and following != number
+        )
+        # What no thread has begun is read here: handing it to one and waiting would take longer.
+        shard = self._in_use.get(number) or (begun and begun.result()) or _Shard(self._read_shard(number))
         self._in_use[number] = shard
+        self._read_before.add(number)
         return shard
 
-    def _begun(self, number: int) -> "Future[_Shard | None]":
-        if (begun := dict(self._ahead).get(number)) is not None:
-            return begun
-        begun = Future()
-        if (shard := self._in_use.get(number)) is not None:
-            begun.set_result(shard)
-        else:
-            threading.Thread(target=self._attempt, args=(number, begun), name="shard-ahead", daemon=True).start()
-        return begun
+    def _pays(self, number: int) -> bool:
+        # A file of this machine that has been hashed is open in a moment, for which a thread would take longer.
+        is_at_hand = number in self._in_use or (self._is_local and number in self._read_before)
+        return number not in self._begun and not is_at_hand
 
-    def _attempt(self, number: int, begun: "Future[_Shard | None]") -> None:
+    def _begin(self, numbers: Iterable[int]) -> None:
+        busy = sum(not begun.done() for begun in self._begun.values())
+        for number in list(itertools.islice(numbers, self._threads - busy)):
+            begun = self._begun[number] = Future()
+            threading.Thread(target=self._read, args=(number, begun), name="shard-ahead", daemon=True).start()
+
+    def _read(self, number: int, begun: "Future[_Shard | None]") -> None:
         try:
             begun.set_result(self._read_if_ready(number))
         except BaseException as error:
@@ -63,11 +77,7 @@ class ShardsAhead:
     def _read_if_ready(self, number: int) -> "_Shard | None":
         if not self._is_ready(number):
             return None
-        shard = _Shard(self._read_shard(number))
-        for array in shard.values():
-            # Pages of a mapped file come from the disk here, and not when rows are copied.
-            array.reshape(-1).view(np.uint8)[::_PAGE_BYTES].max()
-        return shard
+        return _Shard(self._read_shard(number))
 
 
 class _Shard(dict[str, np.ndarray]):
