@@ -9,12 +9,14 @@ import torch
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
+from cluster.shards.cache import fetch_for
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LOGITS, LabelSet
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
+from cluster.shards.verified import Fetch
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
@@ -53,10 +55,11 @@ class TrainingData:
         self, store: ObjectStore, task: TrainingTask, execution: Execution, *, rank: int, world_size: int
     ) -> None:
         self._store, self._task, self._execution = store, task, execution
-        self._dataset = Dataset.open(store, task.dataset)
+        fetch = fetch_for(store)
+        self._dataset = Dataset.open(store, task.dataset, fetch=fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         parts = task.targets.parts if task.targets else ()
-        self._label_sets = [_open_labels(store, part) for part in parts]
+        self._label_sets = [_open_labels(store, part, fetch) for part in parts]
         self._weights = [part.weight for part in parts]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         record = self._dataset.record
@@ -151,8 +154,8 @@ def _target_name(place: int) -> str:
     return f"{place}.{LOGITS}"
 
 
-def _open_labels(store: ObjectStore, part: Target) -> LabelSet:
-    labels = LabelSet(store, part.labels)
+def _open_labels(store: ObjectStore, part: Target, fetch: Fetch) -> LabelSet:
+    labels = LabelSet(store, part.labels, fetch=fetch)
     if labels.is_sealed():
         labels.load_manifest()
     return labels

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cluster.errors import DataError
 from cluster.identity import digest_of
@@ -23,6 +23,13 @@ class ShardCorruptError(DataError):
             "after they were written. Delete this object, and the record or manifest that names it, and run the same "
             "command again: only what is missing is computed."
         )
+
+
+class Fetch(Protocol):
+    """`fetch_verified`, or what does the same in another way."""
+
+    def __call__(self, store: ObjectStore, key: str, *, digest: str, num_bytes: int) -> memoryview:
+        """Return the bytes of `key`, compared with their length and digest."""
 
 
 class CheckedFiles:
