@@ -29,7 +29,7 @@ _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
 # stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last one is for rows
 # so large that the first would leave next to nothing to shuffle.
-_WINDOWS_BYTES = 16 * 1024 * 1024
+_WINDOWS_BYTES = 24 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
 _LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
 

@@ -92,10 +92,12 @@ class _Block:
             return
         kept = {name: column.array[keep_from - self._first :] for name, column in self._columns.items()}
         self._first = keep_from if kept else self._first
-        steps = self._order.steps_between(windows.start * window_rows, windows.stop * window_rows)
+        stop = windows.stop * window_rows
+        steps = self._order.steps_between(windows.start * window_rows, stop)
+        last_step = next(step for step in reversed(steps) if min(self._order.positions(self._lanes, step)) < stop)
         self._columns = {}
         for window in windows:
-            self._load(window, num_rows=self._place(steps.stop) - self._first, kept=kept)
+            self._load(window, num_rows=self._place(last_step + 1) - self._first, kept=kept)
         self._window = windows.stop
 
     def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:

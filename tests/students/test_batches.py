@@ -203,7 +203,7 @@ def test_a_model_is_given_the_column_it_names_and_no_other(store: DirectoryStore
 
 @pytest.mark.parametrize(
     ("side", "lanes", "rows"),
-    [(8, 8, 2048), (32, 8, 2**24 // (8 * 3 * 32 * 32)), (128, 8, 128), (512, 8, 2**28 // (8 * 3 * 512 * 512))],
+    [(8, 8, 2048), (32, 8, 24 * 2**20 // (8 * 3 * 32 * 32)), (128, 8, 128), (512, 8, 2**28 // (8 * 3 * 512 * 512))],
 )
 def test_windows_shuffle_what_fits_in_a_cache_and_of_large_rows_more(side: int, lanes: int, rows: int) -> None:
     image = (Column(name="image", dtype="uint8", shape=(3, side, side)),)
