@@ -94,7 +94,10 @@ def peers_of(rows: Data, folder: Path) -> tuple[dict[str, Epoch], list[str]]:
     for name in PEERS:
         try:
             module = importlib.import_module(f"benchmarks.reader.peers.{name}")
-        except ImportError as error:
+        except (
+            ImportError,
+            RuntimeError,
+        ) as error:  # torchvision, which some import, fails beside other builds of torch
             print(f"{name} is missing: {error}")
             missing.append(name)
             continue
