@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 
-.PHONY: demo test faults lint format clean
+.PHONY: demo test faults lint format peers clean
 
 demo: $(STAMP)
 	$(BIN)/coffey demo
@@ -33,5 +34,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# An environment of its own: some of the peers pin older versions of what Coffey needs.
+peers:
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group peers
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mosaicml-streaming
+
 clean:
-	rm -rf $(VENV) coffey-demo coffey-store
+	rm -rf $(VENV) $(PEERS) coffey-demo coffey-store

@@ -8,12 +8,16 @@ import torch
 
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
+from cluster.shards.ahead import ShardsAhead, prefetched
+from cluster.shards.cache import fetch_for
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LOGITS, LabelSet
 from cluster.shards.order import EpochOrder, lanes_of_worker
-from cluster.shards.reader import prefetched, read_batches
+from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
+from cluster.shards.verified import Fetch
+from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
 from students.objectives.objective import Batch
@@ -22,9 +26,12 @@ from students.task import Execution, Target, TrainingTask
 
 _POLL_S = 0.1
 _READ_AHEAD = 2
-_LARGEST_WINDOW_ROWS = 8192
-_WINDOWS_BYTES = 256 * 1024 * 1024
-"""Memory for the windows of all lanes, counting input columns alone, so that another teacher changes no order."""
+# Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
+# stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last one is for rows
+# so large that the first would leave next to nothing to shuffle.
+_WINDOWS_BYTES = 24 * 1024 * 1024
+_SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
+_LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
 
 
 class LabelsLateError(TrainingError):
@@ -48,10 +55,11 @@ class TrainingData:
         self, store: ObjectStore, task: TrainingTask, execution: Execution, *, rank: int, world_size: int
     ) -> None:
         self._store, self._task, self._execution = store, task, execution
-        self._dataset = Dataset.open(store, task.dataset)
+        fetch = fetch_for(store)
+        self._dataset = Dataset.open(store, task.dataset, fetch=fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         parts = task.targets.parts if task.targets else ()
-        self._label_sets = [_open_labels(store, part) for part in parts]
+        self._label_sets = [_open_labels(store, part, fetch) for part in parts]
         self._weights = [part.weight for part in parts]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         record = self._dataset.record
@@ -71,9 +79,12 @@ class TrainingData:
     def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         # One stream over all epochs: the first batch of an epoch is read while the last one is learnt from.
         first_epoch, step = divmod(first_step, self.order(0).num_steps)
-        for epoch in range(first_epoch, self._task.epochs):
-            yield from read_batches(self._read_shard, self.order(epoch), lanes=self._lanes, first_step=step)
-            step = 0
+        starts = [(epoch, step if epoch == first_epoch else 0) for epoch in range(first_epoch, self._task.epochs)]
+        numbers = (number for epoch, step in starts for number in self.order(epoch).openings(self._lanes, step))
+        is_local = isinstance(self._store, DirectoryStore)
+        shards = ShardsAhead(self._read_shard, numbers, is_ready=self._is_labelled, is_local=is_local)
+        for epoch, step in starts:
+            yield from read_batches(shards, self.order(epoch), lanes=self._lanes, first_step=step)
 
     def _converted(self, read: Iterator[dict[str, np.ndarray]], device: torch.device) -> Iterator[Batch]:
         # This body runs in the read-ahead thread, where torch would take every core for itself.
@@ -107,6 +118,9 @@ class TrainingData:
             columns[_target_name(place)] = labels.read(number)[LOGITS]
         return columns
 
+    def _is_labelled(self, number: int) -> bool:
+        return all(labels.committed(number) is not None for labels in self._label_sets)
+
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
         while labels.committed(number) is None:
@@ -129,9 +143,10 @@ def epoch_order(dataset: Dataset, config: OrderConfig, *, batch_size: int, seed:
 
 
 def default_window_rows(columns: tuple[Column, ...], *, lanes: int) -> int:
-    """Return as many rows as fit in memory when every lane holds one window."""
-    row_bytes = sum(column.row_bytes for column in columns)
-    return max(1, min(_LARGEST_WINDOW_ROWS, _WINDOWS_BYTES // (lanes * row_bytes)))
+    """Return the rows of a lane's window when the windows of all lanes are held in memory."""
+    row_bytes = lanes * sum(column.row_bytes for column in columns)
+    least = min(_SHUFFLED_ROWS, _LARGEST_WINDOWS_BYTES // row_bytes)
+    return max(1, least, min(_MOST_SHUFFLED_ROWS, _WINDOWS_BYTES // row_bytes))
 
 
 def _target_name(place: int) -> str:
@@ -139,8 +154,8 @@ def _target_name(place: int) -> str:
     return f"{place}.{LOGITS}"
 
 
-def _open_labels(store: ObjectStore, part: Target) -> LabelSet:
-    labels = LabelSet(store, part.labels)
+def _open_labels(store: ObjectStore, part: Target, fetch: Fetch) -> LabelSet:
+    labels = LabelSet(store, part.labels, fetch=fetch)
     if labels.is_sealed():
         labels.load_manifest()
     return labels

@@ -65,8 +65,8 @@ class OrderConfig(Config):
     lanes: Annotated[int, Field(ge=1, le=4096)] = 8
     """Parts of each epoch that are read side by side; the largest number of workers."""
     window_rows: Annotated[int, Field(ge=1)] | None = None
-    """Rows of a lane that are shuffled among each other in memory; by default what fits in 256 MiB over all lanes, at
-    most 8192."""
+    """Rows of a lane that are shuffled among each other in memory; by default what fits in 24 MiB over all lanes, at
+    most 2048, and of large rows 128 as long as these fit in 256 MiB."""
 
 
 class TrainConfig(Config):

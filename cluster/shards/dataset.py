@@ -12,7 +12,7 @@ from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
 from cluster.shards.records import BadRecordError, publish_record, read_record
 from cluster.shards.schema import LABEL, NO_LABEL, Column, Digest, Identity, columns_of
-from cluster.shards.verified import ShardCorruptError, fetch_verified
+from cluster.shards.verified import Fetch, ShardCorruptError, fetch_verified
 from cluster.storage.protocol import ObjectStore
 
 
@@ -44,24 +44,25 @@ class DatasetRecord(Config):
 class Dataset:
     """Reads the input shards of one data set."""
 
-    def __init__(self, store: ObjectStore, record: DatasetRecord) -> None:
-        self.store, self.record = store, record
+    def __init__(self, store: ObjectStore, record: DatasetRecord, *, fetch: Fetch = fetch_verified) -> None:
+        self.store, self.record, self._fetch = store, record, fetch
 
     @classmethod
-    def open(cls, store: ObjectStore, identity: str) -> "Dataset":
+    def open(cls, store: ObjectStore, identity: str, *, fetch: Fetch = fetch_verified) -> "Dataset":
         """Open the data set.
 
         Raises:
             ObjectMissingError: it is not there, or not complete.
             BadRecordError: its record is of another data set.
         """
-        return cls(store, _checked(store, read_record(store, dataset_key(identity), DatasetRecord), identity))
+        record = _checked(store, read_record(store, dataset_key(identity), DatasetRecord), identity)
+        return cls(store, record, fetch=fetch)
 
     def read(self, number: int) -> dict[str, np.ndarray]:
         """Return the columns of shard `number`, verified; `[rows, *shape]` each, read-only."""
         entry = self.record.shards[number]
         key = shard_key(self.record.identity, number)
-        body = fetch_verified(self.store, key, digest=entry.digest, num_bytes=entry.num_bytes)
+        body = self._fetch(self.store, key, digest=entry.digest, num_bytes=entry.num_bytes)
         return decode_shard(body, self.record.columns, rows=entry.rows, where=f"{self.store.uri}/{key}")
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:

@@ -22,7 +22,7 @@ from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
 from cluster.shards.records import BadRecordError, overwrite_record, publish_record, read_record
 from cluster.shards.schema import Column, Digest, Identity, columns_of
-from cluster.shards.verified import fetch_verified
+from cluster.shards.verified import Fetch, fetch_verified
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
 RECIPE = 1
@@ -96,8 +96,8 @@ class ForeignLabelsError(DataError):
 class LabelSet:
     """Reads and writes one label set."""
 
-    def __init__(self, store: ObjectStore, record: LabelSetRecord) -> None:
-        self.store, self.record = store, record
+    def __init__(self, store: ObjectStore, record: LabelSetRecord, *, fetch: Fetch = fetch_verified) -> None:
+        self.store, self.record, self._fetch = store, record, fetch
         self.identity, self._prefix = record.identity, record.prefix
         self._commits: dict[int, Commit] = {}
 
@@ -184,7 +184,7 @@ class LabelSet:
         """Return the columns of a committed shard, verified; `[rows, *shape]` each, read-only."""
         commit = self._commit_of(number)
         key = self._data_key(commit.digest)
-        body = fetch_verified(self.store, key, digest=commit.digest, num_bytes=commit.num_bytes)
+        body = self._fetch(self.store, key, digest=commit.digest, num_bytes=commit.num_bytes)
         return decode_shard(body, self.record.columns, rows=commit.rows, where=f"{self.store.uri}/{key}")
 
     def put_back(self, body: bytes) -> None:

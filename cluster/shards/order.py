@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from cluster.errors import DataError
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF
+
+WordsT = TypeVar("WordsT", int, np.ndarray)
 
 
 class TooFewRowsError(DataError):
@@ -101,6 +104,24 @@ class EpochOrder:
         """Return, for each of the window's rows in reading order, its place after shuffling; int64 `[rows]`."""
         return permutation(rows, *self._key, lane + 1, window + 1)
 
+    def first_window(self, lanes: Iterable[int], step: int) -> int:
+        """Return the window that a reader of `lanes` begins with to go on at `step`."""
+        return min(self.positions(lanes, step)) // self.window_rows
+
+    def openings(self, lanes: Iterable[int], first_step: int = 0) -> list[int]:
+        """Return the shards in the order in which a reader of `lanes` opens them, from `first_step` to the end.
+
+        Windows come one after another, in each of them lane after lane. Neighbouring lanes may share a shard: then each
+        of them opens it.
+        """
+        lanes = list(lanes)
+        start = self.first_window(lanes, first_step) * self.window_rows
+        parts = (
+            (place, part) for place, lane in enumerate(lanes) for part in self.lanes[lane].between(start, self.rows)
+        )
+        uses = sorted((part.position // self.window_rows, place, part.position, part.shard) for place, part in parts)
+        return [shard for *_, shard in uses]
+
     def shards_by_first_use(self) -> list[int]:
         """Return all shard numbers in the order in which training first needs them: the order to label in."""
         first: dict[int, tuple[int, int]] = {}
@@ -128,16 +149,16 @@ def permutation(count: int, *key: int) -> np.ndarray:
     """
     state = 0
     for part in key:
-        state = int(_splitmix64(np.array([(state ^ part) & _MASK], dtype=np.uint64))[0])
+        state = _splitmix64((state ^ part) & _MASK)
     return np.argsort(_splitmix64(np.arange(count, dtype=np.uint64) ^ np.uint64(state)))
 
 
-def _splitmix64(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        mixed = values + np.uint64(_GOLDEN)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
+def _splitmix64(values: WordsT) -> WordsT:
+    """Hash one word, or each word of an array, whose arithmetic wraps around by itself."""
+    mixed = (values + _GOLDEN) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    return mixed ^ (mixed >> 31)
 
 
 def _share(rows: int, lane: int, lanes: int) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster.errors import CoffeyError
 from cluster.storage.protocol import (
+    FileStamp,
     ObjectMissingError,
     ObjectStat,
     StoreDeniedError,
@@ -45,13 +46,16 @@ class DirectoryStore:
 
     def get(self, key: str) -> memoryview:
         """Map the file: the pages are read when they are touched and shared by every process that reads them."""
+        return self.get_stamped(key)[0]
+
+    def get_stamped(self, key: str) -> tuple[memoryview, FileStamp]:
+        """Map the file, and say which state of it was mapped."""
         path = self._root / check_key(key)
         with self._translated(f"reading {key}"):
             try:
                 with path.open("rb") as file:
-                    if os.fstat(file.fileno()).st_size == 0:  # nothing to map, and mmap refuses it
-                        return memoryview(b"")
-                    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                    found = os.fstat(file.fileno())
+                    return _mapped(file.fileno(), found.st_size), _stamp_of(found)
             except _NO_OBJECT as error:
                 raise ObjectMissingError(self.uri, key) from error
 
@@ -130,6 +134,16 @@ class DirectoryStore:
         if error.errno in _MISPLACED:
             return UnexpectedAnswerError(self.uri, action, str(error))
         return StoreUnreachableError(self.uri, action, str(error))
+
+
+def _mapped(descriptor: int, num_bytes: int) -> memoryview:
+    if num_bytes == 0:  # nothing to map, and mmap refuses it
+        return memoryview(b"")
+    return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+
+
+def _stamp_of(found: os.stat_result) -> FileStamp:
+    return FileStamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _stat_of_file(path: Path) -> os.stat_result | None:

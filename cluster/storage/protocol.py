@@ -7,7 +7,7 @@ that check.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from cluster.errors import AccessDenied, StorageError
 
@@ -63,6 +63,17 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove `key`; removing what does not exist is no error."""
+
+
+class FileStamp(NamedTuple):
+    """One state of one file. A write to the file changes it, and so does another file in its place."""
+
+    device: int
+    inode: int
+    num_bytes: int
+    modified_ns: int
+    changed_ns: int
+    """Time of the last change to contents or metadata, by the file system's clock; nobody can set it back."""
 
 
 class ObjectMissingError(StorageError):

@@ -201,10 +201,17 @@ def test_a_model_is_given_the_column_it_names_and_no_other(store: DirectoryStore
         read(store, task(dataset, dataset))
 
 
-def test_windows_of_all_lanes_fit_in_the_memory_that_is_set_aside() -> None:
-    def image(side: int) -> tuple[Column, ...]:
-        return (Column(name="image", dtype="uint8", shape=(3, side, side)),)
+@pytest.mark.parametrize(
+    ("side", "lanes", "rows"),
+    [(8, 8, 2048), (32, 8, 24 * 2**20 // (8 * 3 * 32 * 32)), (128, 8, 128), (512, 8, 2**28 // (8 * 3 * 512 * 512))],
+)
+def test_windows_shuffle_what_fits_in_a_cache_and_of_large_rows_more(side: int, lanes: int, rows: int) -> None:
+    image = (Column(name="image", dtype="uint8", shape=(3, side, side)),)
 
-    assert default_window_rows(image(32), lanes=8) == 8192
-    assert default_window_rows(image(256), lanes=8) == 2**28 // (8 * 3 * 256 * 256)
-    assert default_window_rows(image(8192), lanes=4096) == 1
+    assert default_window_rows(image, lanes=lanes) == rows
+
+
+def test_a_window_has_at_least_one_row() -> None:
+    image = (Column(name="image", dtype="uint8", shape=(3, 8192, 8192)),)
+
+    assert default_window_rows(image, lanes=4096) == 1
