@@ -24,6 +24,8 @@ from cluster.identity import digest_of
 from cluster.models import InputConfig, ModelConfig
 from cluster.modules import build_module, in_fast_layout, save_weights
 from cluster.session import ray_session
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.dataset import Dataset, write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
@@ -34,7 +36,6 @@ from teachers.backends.protocol import Backend
 from teachers.deployment import LabelRequest, ReplicaSetup
 from teachers.hosting import hosted
 from teachers.labelling import label_shards
-from teachers.outputs import logits_column
 from teachers.spec import ResourceConfig, TeacherConfig
 from teachers.weights import StoredWeights
 
@@ -127,7 +128,10 @@ def label(
 ) -> float:
     """Return rows/s of a label set of its own, from the first request to the last commit."""
     record = LabelSetRecord(
-        teacher="raw", teacher_identity=f"{round_number:016x}", dataset=DATASET, columns=(logits_column(CLASSES),)
+        teacher="raw",
+        teacher_identity=f"{round_number:016x}",
+        dataset=DATASET,
+        columns=codec_of(DenseConfig(), CLASSES).columns(),
     )
     LabelSet.create(store, record)
     requests = [LabelRequest(record, number) for number in range(-(-rows // SHARD_ROWS))]

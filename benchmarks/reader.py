@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.dataset import Dataset, write_dataset
-from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.order import EpochOrder
 from cluster.shards.reader import Arrays, ReadShard, read_batches
 from cluster.shards.schema import Column

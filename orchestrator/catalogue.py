@@ -32,6 +32,8 @@ class LabelSetSummary(Config):
     rows: int
     num_bytes: int
     columns: tuple[Column, ...]
+    codec: str
+    """How the columns hold the teacher's distributions: a codec and its settings."""
     problem: str = ""
     """What is wrong with a damaged set."""
 
@@ -81,6 +83,7 @@ def label_sets(store: ObjectStore) -> Iterator[LabelSetSummary]:
                 rows=0,
                 num_bytes=0,
                 columns=(),
+                codec="",
                 problem=str(error),
             )
 
@@ -164,6 +167,7 @@ def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary
         rows=sum(commit.rows for commit in commits),
         num_bytes=sum(commit.num_bytes for commit in commits),
         columns=labels.record.columns,
+        codec=str(labels.record.codec),
     )
 
 

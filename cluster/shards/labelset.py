@@ -8,7 +8,7 @@ way, with every row exactly once, and nothing needs a lease or a lock. When ever
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +16,7 @@ from pydantic import Field
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of, identity_of
+from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig
 from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
 from cluster.shards.records import BadRecordError, publish_record, read_record
@@ -24,9 +25,13 @@ from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
 RECIPE = 1
-LOGITS = "logits"
 
 _COMMIT_KEY = re.compile(r"commits/([0-9]{8})\.json")
+
+
+def _last_axis(fields: dict[str, Any]) -> int:
+    columns: tuple[Column, ...] = fields.get("columns", ())  # absent if they are not valid, which is said elsewhere
+    return columns[0].shape[-1] if columns and columns[0].shape else 1
 
 
 class LabelSetRecord(Config):
@@ -37,7 +42,16 @@ class LabelSetRecord(Config):
     teacher_identity: Identity
     dataset: Identity
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    codec: AnyCodecConfig = DenseConfig()
+    """How the columns hold the teacher's distributions."""
+    num_classes: Annotated[int, Field(ge=1)] = Field(default_factory=_last_axis)
+    """Length of a distribution; by default that of the first column's last axis."""
     compression: Compression = "none"
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Axes of a row before its distribution, such as its tokens; empty for a classifier."""
+        return self.columns[0].shape[:-1]
 
     @property
     def identity(self) -> str:

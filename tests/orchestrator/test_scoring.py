@@ -15,8 +15,9 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from cluster.identity import digest_of
 from cluster.shards.calibration import CalibrationRecord, calibration_key
+from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LOGITS, LabelSet
+from cluster.shards.labelset import LabelSet
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import LABEL, ROW
 from cluster.storage.directory import DirectoryStore

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.dataset import write_dataset
-from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL, Column
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.app import exit_code_of
