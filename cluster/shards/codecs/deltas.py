@@ -51,7 +51,8 @@ def unpack_deltas(packed: np.ndarray, scales: np.ndarray, *, count: int, bits: B
         np.square(packed[..., : count // 2] >> 4, out=depths[..., 1::2], dtype=np.int32)
         np.square(packed[..., : (count - 1) // 2] & 15, out=depths[..., 2::2], dtype=np.int32)
     np.cumsum(depths, axis=-1, out=depths)
-    values: np.ndarray = depths * (scales.astype(np.float32) / -((2**bits - 1) ** 2))[..., None]
+    units = scales.astype(np.float32) / -((2**bits - 1) ** 2)
+    values: np.ndarray = np.multiply(depths, units[..., None], dtype=np.float32, casting="same_kind")
     return values
 
 

@@ -62,7 +62,9 @@ class TopKCodec(Codec):
         log_probs, log_tail = self._at(values, arrays, temperature)
         draws = arrays.get("tail_ids", np.empty((*log_tail.shape, 0), arrays["ids"].dtype))
         if temperature == 1.0:
-            masses = np.broadcast_to((log_tail - np.log(max(1, self.config.tail_samples)))[..., None], draws.shape)
+            masses = np.broadcast_to(
+                (log_tail - np.float32(np.log(max(1, self.config.tail_samples))))[..., None], draws.shape
+            )
             return SparseLabels(arrays["ids"], log_probs, log_tail, np.zeros_like(log_tail), draws, masses)
         raw, raw_tail = self._at(values, arrays, 1.0)
         log_normaliser = raw[..., 0] / np.float32(temperature) - log_probs[..., 0]
@@ -89,9 +91,10 @@ class TopKCodec(Codec):
         odds = widened(arrays["tail"][..., self.config.served.index(temperature)])
         scaled = values if temperature == 1.0 else values * np.float32(1 / temperature)
         first = scaled[..., :1]  # the largest
-        sums = np.exp(scaled - first).sum(axis=-1, keepdims=True)
+        work = scaled - first
+        sums = np.exp(work, out=work).sum(axis=-1, keepdims=True)
         log_head = -np.logaddexp(np.float32(0), odds)
-        return scaled + (log_head[..., None] - first - np.log(sums)), odds + log_head
+        return np.add(scaled, log_head[..., None] - first - np.log(sums), out=work), odds + log_head
 
     def _value_shapes(self) -> list[tuple[str, str, tuple[int, ...]]]:
         if self.config.values == "float16":
