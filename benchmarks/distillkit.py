@@ -2,8 +2,8 @@
 
 The first log-probabilities are kept in bfloat16; the others are the least-squares fit, over their rank, of a constant,
 powers and a square root, whose coefficients are float32. The fit is made in float64 here, which is better than what is
-published: in float32 the many powers of `recommended` are ill-conditioned. Ids take ceil(log2 C) bits. The mass of the tail is not
-stored: what the decoded head leaves of 1 is spread evenly, and where it leaves nothing, a millionth is.
+published: in float32 the many powers of `recommended` are ill-conditioned. Ids take ceil(log2 C) bits. The mass of the
+tail is not stored: what the decoded head leaves of 1 is spread evenly, and where it leaves nothing, a millionth is.
 """
 
 from dataclasses import dataclass

