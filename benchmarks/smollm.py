@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SEQUENCE = 128
-POSITIONS_EACH = 64
-BATCH = 4
+SEQUENCE = 512
+POSITIONS_EACH = 128
+BATCH = 2
 
 
 LICENCES = [Path("/usr/share/common-licenses") / name for name in ("GPL-3", "GFDL-1.3")]
@@ -46,7 +46,7 @@ def text() -> str:
 
 
 def sample(positions: int, *, seed: int) -> Sample:
-    """Run the model over as many sequences as give `positions`, half of each sequence's positions at random."""
+    """Run the model over as many sequences as give `positions`, some of each sequence at random."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
