@@ -12,6 +12,7 @@ from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import Commit, ForeignLabelsError, LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.shards.schema import Column
+from cluster.shards.shared import read_shared
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
 _DESCRIPTION = re.compile(r"(labels/[0-9a-f]{16}/([a-z][a-z0-9_-]{0,39}-[0-9a-f]{16}))/labelset\.json")
@@ -122,7 +123,9 @@ def verify(store: ObjectStore, prefix: str) -> Verification:
     try:
         labels = _open(store, prefix)
         commits = _commits(labels)
-    except DataError as error:
+        if commits:
+            read_shared(labels)  # without it no shard can be decoded
+    except (DataError, ObjectMissingError) as error:
         return Verification(name=name, shards=0, rows=0, damages=(Damage(shard=0, problem=str(error)),))
     dataset = _dataset(store, labels.record.dataset)
     problems = {commit.number: _problem(labels, commit, dataset) for commit in commits}

@@ -9,10 +9,11 @@ import pytest
 
 from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.codecs.open import codec_of
-from cluster.shards.codecs.spec import TopKConfig
+from cluster.shards.codecs.spec import HiddenConfig, TopKConfig
 from cluster.shards.dataset import write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL, Column
+from cluster.shards.shared import publish_shared
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.app import exit_code_of
 
@@ -128,6 +129,23 @@ def test_every_damaged_shard_is_named_and_no_other(store: DirectoryStore, capsys
     error = answer(capsys, "labels", "verify", "--store", store.uri, code=7)["error"]
     damaged = {it["name"]: [found["shard"] for found in it["damages"]] for it in error["facts"]["damaged"]}
     assert damaged == {name_of(labels): [0, 1, 2]}
+
+
+def test_what_all_shards_share_is_verified_too(store: DirectoryStore) -> None:
+    codec = HiddenConfig(head="head", width=2)
+    columns = codec_of(codec, CLASSES).columns()
+    record = LabelSetRecord(
+        teacher="inner", teacher_identity="3" * 16, dataset=DATASET, columns=columns, codec=codec, num_classes=CLASSES
+    )
+    labels = LabelSet.create(store, record)
+    head = {"weight": np.ones((1, CLASSES, 2), np.float32), "bias": np.zeros((1, CLASSES), np.float32)}
+    publish_shared(labels, head)
+    labels.commit(0, labels.encode({"hidden": np.ones((4, 2), np.float16)}), rows=4, statistics={})
+    assert exit_code_of(["labels", "verify", "inner", "--store", store.uri]) == 0
+
+    (data,) = [stat.key for stat in store.list(f"{record.prefix}/shared/")]
+    store.put(data, bytes(store.get(data))[:-1] + b"x")
+    assert exit_code_of(["labels", "verify", "inner", "--store", store.uri]) == 7
 
 
 def test_values_that_are_no_numbers_are_damage(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
