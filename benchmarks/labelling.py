@@ -28,6 +28,8 @@ from cluster.identity import digest_of
 from cluster.models import InputConfig, ModelConfig
 from cluster.modules import build_module, in_fast_layout, save_weights
 from cluster.session import ray_session
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.dataset import Dataset, write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
@@ -38,7 +40,6 @@ from teachers.backends.protocol import Backend
 from teachers.deployment import LabelRequest, ReplicaSetup
 from teachers.hosting import hosted
 from teachers.labelling import label_shards
-from teachers.outputs import logits_column
 from teachers.spec import ResourceConfig, TeacherConfig
 from teachers.weights import StoredWeights
 
@@ -200,7 +201,7 @@ async def label(
             teacher=setup.config.name,
             teacher_identity=digest_of(f"{setup.config.name} {round_number}".encode())[:16],
             dataset=DATASET,
-            columns=(logits_column(CLASSES),),
+            columns=codec_of(DenseConfig(), CLASSES).columns(),
         )
         LabelSet.create(store, record)
         return [LabelRequest(record, number) for number in range(num_shards(rows))]

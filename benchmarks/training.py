@@ -25,6 +25,9 @@ import torch
 from cluster.models import InputConfig, ModelConfig
 from cluster.modules import build_module, to_inputs
 from cluster.optimizers import OptimizerConfig
+from cluster.shards.codecs.dense import LOGITS
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.dataset import write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL, NO_LABEL
@@ -36,7 +39,6 @@ from students.loop import build_optimizer
 from students.objectives.objective import Batch, Objective
 from students.spec import CrossEntropyTerm, KLTerm, OrderConfig
 from students.task import Execution, Target, Targets, TrainingTask
-from teachers.outputs import encode_logits, logits_column
 
 DATASET, CLASSES, TEACHERS, SHARD_ROWS = "0" * 16, 10, 3, 4096
 INPUTS = InputConfig(shape=(1, 28, 28))
@@ -157,6 +159,7 @@ def write_data(
     arrays = {"image": images, LABEL: labels}
     names = tuple(map(str, range(CLASSES)))
     write_dataset(store, arrays, identity=DATASET, classes=names, shard_rows=SHARD_ROWS, compression="none")
+    codec = codec_of(DenseConfig(), CLASSES)
     parts, logits = [], []
     for number in range(TEACHERS):
         values = draw.normal(0, 3, (rows, CLASSES)).astype(np.float32)
@@ -164,12 +167,12 @@ def write_data(
             teacher=f"teacher{number}",
             teacher_identity=f"{number:016x}",
             dataset=DATASET,
-            columns=(logits_column(CLASSES),),
+            columns=codec.columns(),
         )
         label_set = LabelSet.create(store, record)
         for shard, start in enumerate(range(0, rows, SHARD_ROWS)):
-            part = encode_logits(values[start : start + SHARD_ROWS])
-            label_set.commit(shard, label_set.encode(part), rows=len(part["logits"]), statistics={})
+            part = codec.pack({LOGITS: values[start : start + SHARD_ROWS]})
+            label_set.commit(shard, label_set.encode(part), rows=len(part[LOGITS]), statistics={})
         label_set.seal(-(-rows // SHARD_ROWS))
         parts.append(Target(labels=record, weight=1.0))
         logits.append(torch.from_numpy(values.astype(np.float16)))

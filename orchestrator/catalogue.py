@@ -9,7 +9,8 @@ from cluster.errors import DataError
 from cluster.shards.damage import Damage, dataset_of, find_damages
 from cluster.shards.labelset import Commit, LabelSet
 from cluster.shards.schema import Column
-from cluster.storage.protocol import ObjectStore
+from cluster.shards.shared import read_shared
+from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
 _DESCRIPTION = re.compile(r"(labels/[0-9a-f]{16}/([a-z][a-z0-9_-]{0,39}-[0-9a-f]{16}))/labelset\.json")
 
@@ -29,6 +30,8 @@ class LabelSetSummary(Config):
     rows: int
     num_bytes: int
     columns: tuple[Column, ...]
+    codec: str
+    """How the columns hold the teacher's distributions: a codec and its settings."""
     problem: str = ""
     """What is wrong with a damaged set."""
 
@@ -71,6 +74,7 @@ def label_sets(store: ObjectStore) -> Iterator[LabelSetSummary]:
                 rows=0,
                 num_bytes=0,
                 columns=(),
+                codec="",
                 problem=str(error),
             )
 
@@ -113,7 +117,9 @@ def verify(store: ObjectStore, prefix: str) -> Verification:
     name = prefix.rpartition("/")[2]
     try:
         labels = LabelSet.open(store, prefix)
-    except DataError as error:
+        if labels.committed_numbers():
+            read_shared(labels)  # without it no shard can be decoded
+    except (DataError, ObjectMissingError) as error:
         return Verification(name=name, shards=0, rows=0, damages=(Damage(shard=None, problem=str(error)),))
     dataset = dataset_of(store, labels.record)
     commits, damages = find_damages(labels, dataset)
@@ -138,4 +144,5 @@ def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary
         rows=sum(commit.rows for commit in commits),
         num_bytes=sum(commit.num_bytes for commit in commits),
         columns=labels.record.columns,
+        codec=str(labels.record.codec),
     )

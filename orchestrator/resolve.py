@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from cluster.identity import digest_of, identity_of
 from cluster.models import ModelConfig, source_digest
 from cluster.shards.calibration import calibration_key
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
 from students.spec import CrossEntropyTerm, OrderConfig
 from students.task import Target, Targets, TrainingTask
-from teachers.outputs import logits_column
 from teachers.spec import TeacherConfig
 from teachers.weights import StoredWeights, check_classes, classes_in, read_weights, weights_in_store
 
@@ -89,6 +90,7 @@ def resolve(spec: JobSpec) -> Job:
         SourceMissingError, SourceFormatError: the data is not what the spec says.
         WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
         ModelSourceError: a model's module cannot be found.
+        CodecMisfitError: a teacher's labels cannot be stored as the spec says.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
@@ -126,7 +128,9 @@ def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes
             teacher=config.name,
             teacher_identity=identity,
             dataset=dataset,
-            columns=(logits_column(len(classes)),),
+            columns=codec_of(config.labels, len(classes)).columns(),
+            codec=config.labels,
+            num_classes=len(classes),
             compression=spec.data.compression,
         )
         for dataset in (datasets.train, datasets.held_out, datasets.test)
@@ -185,7 +189,7 @@ def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: Datas
         teacher=ENSEMBLE,
         teacher_identity=identity_of("fusion", RECIPE, {"targets": _fusion(spec, teachers)}),
         dataset=datasets.train,
-        columns=teachers[0].train.columns,
+        columns=codec_of(DenseConfig(), teachers[0].train.num_classes).columns(),
         compression=spec.data.compression,
     )
 

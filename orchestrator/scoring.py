@@ -11,7 +11,8 @@ import torch
 
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.logits import LogitsReader
 from cluster.shards.records import read_record
 from cluster.shards.schema import LABEL, ROW
 from cluster.storage.protocol import ObjectStore
@@ -132,8 +133,8 @@ def _score_trained(
 
 def _labels(store: ObjectStore, record: LabelSetRecord) -> np.ndarray:
     labels = LabelSet(store, record)
-    commits = labels.load_manifest().commits
-    return np.concatenate([labels.read(commit.number)[LOGITS] for commit in commits])
+    commits, reader = labels.load_manifest().commits, LogitsReader(labels)
+    return np.concatenate([reader.read(commit.number) for commit in commits])
 
 
 def _result(model: _Scored, labels_N: np.ndarray) -> ModelResult:

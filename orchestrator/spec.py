@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Config
+from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from students.spec import BaselineConfig, CrossEntropyTerm, FusionConfig, KLTerm, StudentConfig, TermConfig, TrainConfig
 from teachers.spec import Name, TeacherConfig
@@ -76,6 +77,12 @@ class JobSpec(Config):
     def _teachers_are_listened_to(self) -> "JobSpec":
         if not any(isinstance(term, KLTerm) for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one `kl`")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_serve_the_objective(self) -> "JobSpec":
+        for problem in unserved(self.teachers, self.fusion, self.objective):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

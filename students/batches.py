@@ -1,7 +1,7 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LOGITS, LabelSet
+from cluster.shards.labelset import LabelSet
+from cluster.shards.logits import LogitsReader
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
@@ -21,7 +22,7 @@ from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
 from students.objectives.objective import Batch
-from students.spec import OrderConfig
+from students.spec import KLTerm, OrderConfig, TermConfig
 from students.task import Execution, Target, TrainingTask
 
 _POLL_S = 0.1
@@ -59,9 +60,10 @@ class TrainingData:
         self._dataset = Dataset.open(store, task.dataset, fetch=fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         parts = task.targets.parts if task.targets else ()
-        self._label_sets = [_open_labels(store, part, fetch) for part in parts]
+        self._label_sets = [LogitsReader(_open_labels(store, part, fetch)) for part in parts]
         self._weights = [part.weight for part in parts]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
+        self._read_at = target_temperature(task.objective)
         record = self._dataset.record
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
@@ -106,20 +108,23 @@ class TrainingData:
     def _target_logits(self, arrays: Mapping[str, np.ndarray]) -> torch.Tensor | None:
         if self._task.targets is None:
             return None
-        logits = [torch.from_numpy(arrays[_target_name(place)]) for place in range(len(self._label_sets))]
+        logits = [
+            torch.from_numpy(labels.decode(_columns_of(place, arrays), temperature=self._read_at))
+            for place, labels in enumerate(self._label_sets)
+        ]
         return fuse(logits, combine=self._task.targets.combine, weights=self._weights, temperatures=self._temperatures)
 
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)
         inputs = input_array(arrays, self._task.model.inputs)
         columns = {name: array for name, array in arrays.items() if name == LABEL or array is inputs}
-        for place, labels in enumerate(self._label_sets):
-            self._wait_for(labels, number)
-            columns[_target_name(place)] = labels.read(number)[LOGITS]
+        for place, reader in enumerate(self._label_sets):
+            self._wait_for(reader.labels, number)
+            columns |= {_target_name(place, name): array for name, array in reader.labels.read(number).items()}
         return columns
 
     def _is_labelled(self, number: int) -> bool:
-        return all(labels.committed(number) is not None for labels in self._label_sets)
+        return all(reader.labels.committed(number) is not None for reader in self._label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
@@ -149,9 +154,24 @@ def default_window_rows(columns: tuple[Column, ...], *, lanes: int) -> int:
     return max(1, least, min(_MOST_SHUFFLED_ROWS, _WINDOWS_BYTES // row_bytes))
 
 
-def _target_name(place: int) -> str:
+def target_temperature(objective: Sequence[TermConfig]) -> float:
+    """Return the temperature at which targets are read: that of the terms that match the teachers, if they agree.
+
+    Where they don't, only codecs that serve any temperature are read, and their logits are the same at all.
+    """
+    found = {term.temperature for term in objective if isinstance(term, KLTerm)}
+    return found.pop() if len(found) == 1 else 1.0
+
+
+def _target_name(place: int, column: str) -> str:
     # Stored columns have no dot in their names, so these can never clash with one.
-    return f"{place}.{LOGITS}"
+    return f"{place}.{column}"
+
+
+def _columns_of(place: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return one label set's columns under their own names."""
+    prefix = _target_name(place, "")
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _open_labels(store: ObjectStore, part: Target, fetch: Fetch) -> LabelSet:

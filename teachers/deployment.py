@@ -20,8 +20,8 @@ from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.open import open_store
 from teachers.backends.load import load_backend
+from teachers.labeller import Labeller
 from teachers.lifeline import LIFELINE_NAMESPACE
-from teachers.outputs import check_logits, encode_logits, statistics_of
 from teachers.spec import ReplicaRange, TeacherConfig
 from teachers.weights import StoredWeights
 
@@ -85,9 +85,10 @@ class TeacherReplica:
         threads = setup.config.resources.num_threads
         torch.set_num_threads(threads)
         keep_freed_memory()
-        self._setup, self._config = setup, setup.config
+        self._setup = setup
         self._store = open_store(setup.store_uri)
-        self._backend = load_backend(self._store, setup.config, setup.weights, on=setup.config.resources)
+        backend = load_backend(self._store, setup.config, setup.weights, on=setup.config.resources)
+        self._labeller = Labeller(setup.config.name, backend, setup.config.batch_size)
         # torch's thread count is one per Python thread: without the initializer every new thread takes all cores.
         self._compute = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
         self._io = ThreadPoolExecutor(2)
@@ -126,9 +127,9 @@ class TeacherReplica:
         labels, arrays = await loop.run_in_executor(self._io, self._read, request)
         if isinstance(arrays, Commit):
             return Labelled(arrays, 0)
-        logits = await loop.run_in_executor(self._compute, self._forward, arrays, progress)
-        commit = await loop.run_in_executor(self._io, self._commit, labels, request.number, logits, progress.rows)
-        return Labelled(commit, len(logits))
+        outputs = await loop.run_in_executor(self._compute, self._forward, request, arrays, progress)
+        commit = await loop.run_in_executor(self._io, self._labeller.commit, labels, request.number, outputs)
+        return Labelled(commit, progress.rows)
 
     def _read(self, request: LabelRequest) -> tuple[LabelSet, Mapping[str, np.ndarray] | Commit]:
         """Return the input columns, or the commit if there is one: what is labelled is never computed again."""
@@ -141,20 +142,14 @@ class TeacherReplica:
         arrays = self._datasets[record.dataset].read(request.number)
         return labels, {name: array for name, array in arrays.items() if name != LABEL}
 
-    def _forward(self, arrays: Mapping[str, np.ndarray], progress: "_Progress") -> np.ndarray:
-        rows, size = len(next(iter(arrays.values()))), self._config.batch_size
-        parts = []
-        for start in range(0, rows, size):
-            parts.append(self._backend.forward({name: array[start : start + size] for name, array in arrays.items()}))
+    def _forward(
+        self, request: LabelRequest, arrays: Mapping[str, np.ndarray], progress: "_Progress"
+    ) -> dict[str, np.ndarray]:
+        def advance(rows: int) -> None:
             self._batches += 1
-            progress.rows = min(rows, start + size)
-        return np.concatenate(parts)
+            progress.rows = rows
 
-    def _commit(self, labels: LabelSet, number: int, logits: np.ndarray, rows: int) -> Commit:
-        (column,) = labels.record.columns
-        check_logits(logits, rows=rows, num_classes=column.shape[0], teacher=self._config.name, shard=number)
-        body = labels.encode(encode_logits(logits))
-        return labels.commit(number, body, rows=rows, statistics=statistics_of(logits))
+        return self._labeller.outputs(request.record, request.number, arrays, on_batch=advance)
 
 
 class _Progress:

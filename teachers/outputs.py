@@ -1,14 +1,17 @@
-"""What a teacher emits, checked before it may be stored."""
+"""What a teacher emits, checked before it may be stored, and what a commit tells of it."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
+import torch
 
 from cluster.errors import TeacherError
-from cluster.shards.labelset import LOGITS
-from cluster.shards.schema import Column
 
 _LARGEST = float(np.finfo(np.float16).max)
+
+_PLURALS = {"class": "classes", "channel": "channels"}
+_ENTROPY, _CONFIDENCE = "entropy", "confidence"
 
 
 class OutputRefusedError(TeacherError):
@@ -25,40 +28,45 @@ class OutputRefusedError(TeacherError):
         )
 
 
-def logits_column(num_classes: int) -> Column:
-    """Return the column of dense logits: raw float16, from which every temperature and fusion follows later."""
-    return Column(name=LOGITS, dtype="float16", shape=(num_classes,))
-
-
-def check_logits(logits: np.ndarray, *, rows: int, num_classes: int, teacher: str, shard: int) -> None:
-    """Refuse logits that are not finite, do not fit into float16, or are not `[rows, num_classes]`.
+def check_output(
+    values: torch.Tensor,
+    *,
+    shape: tuple[int, ...],
+    teacher: str,
+    shard: int,
+    first_row: int = 0,
+    entry: Literal["class", "channel"] = "class",
+) -> None:
+    """Refuse logits or hidden states that are not finite, do not fit into float16, or are not of `shape`.
 
     Raises:
-        OutputRefusedError: with the first row that is wrong.
+        OutputRefusedError: with the first row that is wrong; the batch begins with row `first_row` of the shard.
     """
-    if logits.shape != (rows, num_classes):
-        found, expected = f"an output of shape {list(logits.shape)}", f"[{rows}, {num_classes}]: rows, classes"
+    if values.shape != shape:
+        found, expected = f"an output of shape {list(values.shape)}", f"{list(shape)}: rows, {_PLURALS[entry]}"
         raise OutputRefusedError(teacher, shard, found, expected)
-    wrong = ~(np.abs(logits) <= _LARGEST)  # also true of NaN
+    wrong = ~(values.abs() <= _LARGEST)  # also true of NaN
     if wrong.any():
-        row, place = np.argwhere(wrong)[0]
-        found = f"{logits[row, place]} for class {place} in row {row}"
-        raise OutputRefusedError(teacher, shard, found, f"finite logits of at most {_LARGEST:.0f}")
+        row, *position, place = wrong.nonzero()[0].tolist()
+        at = "".join(f", position {part}" for part in position)
+        found = f"{values[(row, *position, place)].item()} for {entry} {place} in row {first_row + row}{at}"
+        kind = "logits" if entry == "class" else "hidden states"
+        raise OutputRefusedError(teacher, shard, found, f"finite {kind} of at most {_LARGEST:.0f}")
 
 
-def encode_logits(logits_NC: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns to store; float16 costs 1e-7 nats where bfloat16 costs 70 times as much."""
-    return {LOGITS: logits_NC.astype(np.float16)}
-
-
-def statistics_of(logits_NC: np.ndarray) -> Mapping[str, float]:
-    """Return what a commit tells of its labels: mean entropy (nats) and mean highest probability."""
-    shifted = logits_NC - logits_NC.max(axis=1, keepdims=True)
-    probabilities = np.exp(shifted)
-    totals = probabilities.sum(axis=1, keepdims=True)
-    probabilities /= totals
-    entropy = np.log(totals[:, 0]) - (probabilities * shifted).sum(axis=1)
+def figures_of(logits: torch.Tensor) -> dict[str, np.ndarray]:
+    """Return entropy (nats) and highest probability of each row, float32 `[rows, *positions]`."""
+    log_probs = torch.log_softmax(logits, dim=-1)
+    probabilities = log_probs.exp()
     return {
-        "mean_entropy": round(float(entropy.mean()), 6),
-        "mean_confidence": round(float(probabilities.max(axis=1).mean()), 6),
+        _ENTROPY: -(probabilities * log_probs).sum(dim=-1).cpu().numpy(),
+        _CONFIDENCE: probabilities.amax(dim=-1).cpu().numpy(),
+    }
+
+
+def statistics_of(outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+    """Return what a commit tells of its labels: mean entropy (nats) and mean highest probability."""
+    return {
+        "mean_entropy": round(float(outputs[_ENTROPY].mean(dtype=np.float64)), 6),
+        "mean_confidence": round(float(outputs[_CONFIDENCE].mean(dtype=np.float64)), 6),
     }

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
+from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
@@ -63,6 +64,8 @@ class TeacherConfig(Config):
     inputs: InputConfig = InputConfig()
     classes: tuple[str, ...] | None = None
     """Names of its outputs in order; if given they have to be those of the data set."""
+    labels: AnyCodecConfig = DenseConfig()
+    """How its distributions are stored: every logit (`dense`), or for many classes `topk`, `sampled` or `hidden`."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Rows per forward pass."""
     replicas: Annotated[int, Field(ge=1)] | ReplicaRange = 1
@@ -88,4 +91,6 @@ class TeacherConfig(Config):
             raise ValueError("expected `model` (package.module:factory), or `weights` that name an .onnx file")
         if self.model is not None and self.weights is not None and self.weights.endswith(".onnx"):
             raise ValueError("an .onnx file is a whole model: leave out `model`")
+        if self.model is None and self.labels.codec == "hidden":
+            raise ValueError("`labels.codec: hidden` watches a module and an .onnx file has none; expected `topk`")
         return self

@@ -25,7 +25,13 @@ _SHAPE_KEY = b"shape"
 _EXTENSION_KEY = b"ARROW:extension"
 _LEADER_BYTES = 8  # "ARROW1" and two zeros
 _TRAILER_BYTES = 10  # the length of the footer, then "ARROW1"
-_ARROW_TYPES = {"uint8": pa.uint8(), "int32": pa.int32(), "float16": pa.float16(), "float32": pa.float32()}
+_ARROW_TYPES = {
+    "uint8": pa.uint8(),
+    "uint16": pa.uint16(),
+    "int32": pa.int32(),
+    "float16": pa.float16(),
+    "float32": pa.float32(),
+}
 
 
 class ShardFormatError(DataError):

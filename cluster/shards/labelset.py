@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import FailFast, Field
@@ -18,6 +18,7 @@ from pydantic import FailFast, Field
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of, identity_of
+from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig
 from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
 from cluster.shards.records import BadRecordError, overwrite_record, publish_record, read_record
@@ -26,10 +27,14 @@ from cluster.shards.verified import Fetch, fetch_verified
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
 RECIPE = 1
-LOGITS = "logits"
 
 _READERS = 16
 _COMMIT_KEY = re.compile(r"commits/([0-9]{8})\.json")
+
+
+def _last_axis(fields: dict[str, Any]) -> int:
+    columns: tuple[Column, ...] = fields.get("columns", ())  # absent if they are not valid, which is said elsewhere
+    return columns[0].shape[-1] if columns and columns[0].shape else 1
 
 
 class LabelSetRecord(Config):
@@ -40,7 +45,16 @@ class LabelSetRecord(Config):
     teacher_identity: Identity
     dataset: Identity
     columns: Annotated[tuple[Column, ...], FailFast(), Field(min_length=1)]
+    codec: AnyCodecConfig = DenseConfig()
+    """How the columns hold the teacher's distributions."""
+    num_classes: Annotated[int, Field(ge=1)] = Field(default_factory=_last_axis)
+    """Length of a distribution; by default that of the first column's last axis."""
     compression: Compression = "none"
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Axes of a row before its distribution, such as its tokens; empty for a classifier."""
+        return self.columns[0].shape[:-1]
 
     @property
     def identity(self) -> str:

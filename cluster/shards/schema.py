@@ -10,7 +10,7 @@ from pydantic import AfterValidator, FailFast, Field, model_validator
 
 from cluster.config import Config
 
-DType = Literal["uint8", "int32", "float16", "float32"]
+DType = Literal["uint8", "uint16", "int32", "float16", "float32"]
 
 LABEL = "label"
 """Column of the class index; `NO_LABEL` where nobody labelled the row."""

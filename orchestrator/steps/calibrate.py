@@ -4,7 +4,8 @@ import numpy as np
 
 from cluster.shards.calibration import calibration_key
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LOGITS, LabelSet
+from cluster.shards.labelset import LabelSet
+from cluster.shards.logits import LogitsReader
 from cluster.shards.records import publish_record
 from cluster.shards.schema import LABEL
 from orchestrator.context import RunContext
@@ -22,9 +23,8 @@ def calibrate_teachers(context: RunContext) -> None:
             continue
         with context.step(planned) as account:
             dataset = Dataset.open(context.store, teacher.held_out.dataset)
-            labels = LabelSet(context.store, teacher.held_out)
-            shards = range(len(dataset.record.shards))
-            logits = np.concatenate([labels.read(number)[LOGITS] for number in shards])
+            labels = LogitsReader(LabelSet(context.store, teacher.held_out))
+            logits = np.concatenate([labels.read(number) for number in range(len(dataset.record.shards))])
             truth = np.concatenate([arrays[LABEL] for arrays in dataset])
             record = calibrate(teacher.config.name, logits, truth)
             publish_record(context.store, calibration_key(teacher.held_out), record)

@@ -4,14 +4,17 @@ import ray
 import torch
 
 from cluster.shards.calibration import temperature_of
+from cluster.shards.codecs.dense import LOGITS
+from cluster.shards.codecs.open import codec_of
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.logits import LogitsReader
 from cluster.storage.open import open_store
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from students.fusion import fuse
 from students.task import Targets
-from teachers.outputs import encode_logits, statistics_of
+from teachers.outputs import figures_of, statistics_of
 
 
 def fuse_labels(context: RunContext) -> None:
@@ -33,18 +36,19 @@ def _fuse(store_uri: str, record: LabelSetRecord, targets: Targets) -> int:
     torch.set_num_threads(1)
     store = open_store(store_uri)
     labels = LabelSet.create(store, record)
-    teachers = [LabelSet(store, part.labels) for part in targets.parts]
+    teachers = [LogitsReader(LabelSet(store, part.labels)) for part in targets.parts]
     temperatures = [temperature_of(store, part.calibration) for part in targets.parts]
     num_shards = len(Dataset.open(store, record.dataset).record.shards)
-    rows = 0
+    codec, rows = codec_of(record.codec, record.num_classes), 0
     for number in sorted(set(range(num_shards)) - labels.committed_numbers()):
         fused = fuse(
-            [torch.from_numpy(teacher.read(number)[LOGITS].copy()) for teacher in teachers],
+            [torch.from_numpy(teacher.read(number)) for teacher in teachers],
             combine=targets.combine,
             weights=[part.weight for part in targets.parts],
             temperatures=temperatures,
-        ).numpy()
-        labels.commit(number, labels.encode(encode_logits(fused)), rows=len(fused), statistics=statistics_of(fused))
+        )
+        body = labels.encode(codec.pack({LOGITS: fused.numpy()}))
+        labels.commit(number, body, rows=len(fused), statistics=statistics_of(figures_of(fused)))
         rows += len(fused)
     labels.seal(num_shards)
     return rows

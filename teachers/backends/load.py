@@ -1,6 +1,7 @@
 """From a teacher's configuration and its weights in the store to a loaded model."""
 
 from cluster.models import ModelConfig
+from cluster.shards.codecs.spec import HiddenConfig
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
 from teachers.backends.module import ModuleBackend
@@ -17,4 +18,5 @@ def load_backend(store: ObjectStore, config: TeacherConfig, weights: StoredWeigh
     if config.model is None:
         return OnnxBackend(config.inputs, body, num_threads=on.num_threads, on_gpu=on.gpu > 0, where=where)
     model = ModelConfig(factory=config.model, arguments=config.arguments, inputs=config.inputs)
-    return ModuleBackend(model, body, on_gpu=on.gpu > 0, where=where)
+    head = (config.labels.head, config.labels.width) if isinstance(config.labels, HiddenConfig) else None
+    return ModuleBackend(model, body, on_gpu=on.gpu > 0, where=where, head=head)

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnxruntime
+import torch
 
 from cluster.models import InputConfig
 from cluster.modules import WeightsError, input_array, to_inputs
+from teachers.backends.protocol import Forward
 
 
 class OnnxBackend:
@@ -32,7 +34,12 @@ class OnnxBackend:
             raise WeightsError(where, f"its input is a {graph_inputs[0].type}, expected tensor(float)")
         self._inputs, self._name = inputs, graph_inputs[0].name
 
-    def forward(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the logits of a batch, float32 `[rows, classes]`."""
+    def forward(self, arrays: Mapping[str, np.ndarray]) -> Forward:
+        """Run a batch."""
         inputs = to_inputs(input_array(arrays, self._inputs), self._inputs).numpy()
-        return np.asarray(self._session.run(None, {self._name: inputs})[0], dtype=np.float32)
+        logits = np.asarray(self._session.run(None, {self._name: inputs})[0], dtype=np.float32)
+        return Forward(torch.from_numpy(logits))
+
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        """Never asked for: a spec that stores hidden states of a graph is refused."""
+        raise AssertionError("a graph has no module to watch")

@@ -193,7 +193,7 @@ def test_a_column_that_is_no_input_or_not_the_only_one_has_to_be_named(column: s
     assert str(refusal.value) == f"inputs.column is {column}; the data set has image, text. Name one of them."
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float16", "float32"])
 @pytest.mark.parametrize(
     "config",
     [

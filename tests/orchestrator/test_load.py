@@ -63,12 +63,29 @@ FULL: dict[str, Any] = {
             "resources": {"cpu": 0.5, "gpu": 0.5},
             "stall_timeout_s": 10.0,
         },
-        {"name": "deep", "model": "models:Deep", "weights": "deep.safetensors"},
+        {
+            "name": "deep",
+            "model": "models:Deep",
+            "weights": "deep.safetensors",
+            "labels": {"codec": "topk", "k": 2, "values": "int8", "temperatures": [2.0], "tail_samples": 0},
+        },
+        {
+            "name": "drawn",
+            "model": "models:Deep",
+            "weights": "deep.safetensors",
+            "labels": {"codec": "sampled", "draws": 9},
+        },
+        {
+            "name": "inner",
+            "model": "models:Deep",
+            "weights": "deep.safetensors",
+            "labels": {"codec": "hidden", "head": "last", "width": 8},
+        },
     ],
     "fusion": {"combine": "mean_logit", "weights": {"wide": 2.0}, "calibrate": False, "when": "write"},
     "student": {"name": "small", "model": "models:Small", "arguments": {"width": 1}, "inputs": INPUTS},
     "objective": [
-        {"term": "kl", "temperature": 2.0, "weight": 0.5},
+        {"term": "kl", "temperature": 1.0, "weight": 0.5},
         {"term": "cross_entropy", "weight": 0.5, "label_smoothing": 0.1},
     ],
     "train": {

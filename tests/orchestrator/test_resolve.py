@@ -11,6 +11,7 @@ import safetensors.numpy
 from cluster.errors import SpecError
 from cluster.models import ModelSourceError
 from cluster.shards.calibration import calibration_key
+from cluster.shards.codecs.codec import CodecMisfitError
 from orchestrator.resolve import ENSEMBLE, Job, resolve
 from orchestrator.sources.errors import SourceMissingError
 from orchestrator.spec import JobSpec
@@ -29,6 +30,7 @@ def of_teacher(name: str) -> frozenset[str]:
     return frozenset(f"{kind}:{name}" for kind in ("weights", "held_out", "train", "test", "calibration"))
 
 
+LABELS_OF_GIVEN = of_teacher("given") - {"weights:given"}
 TEACHING = frozenset().union(*map(of_teacher, TEACHERS))
 ALL = DATA | TEACHING | LONE | STUDENT
 
@@ -119,6 +121,8 @@ DECIDING = [
     ("fusion.when=write", STUDENT),
     ("export=[onnx]", {"export"}),
     # One teacher, and so the student.
+    ("teachers.given.labels={codec: hidden, head: layer, width: 16}", LABELS_OF_GIVEN | STUDENT),
+    ("teachers.given.labels={codec: hidden, head: layer, width: 16, values: int8}", LABELS_OF_GIVEN | STUDENT),
     ("teachers.fitted.fit.epochs=5", of_teacher("fitted") | STUDENT),
     ("teachers.fitted.fit.batch_size=33", of_teacher("fitted") | STUDENT),
     ("teachers.fitted.fit.optimizer.lr=0.5", of_teacher("fitted") | STUDENT),
@@ -179,6 +183,12 @@ def test_every_result_has_an_identity_of_its_own(files: Path) -> None:
 
 def test_the_same_files_elsewhere_give_the_same_identities(files: Path, own_files: Path) -> None:
     assert changes(job_spec(files), job_spec(own_files)) == set()
+
+
+def test_more_classes_than_there_are_cannot_be_kept(files: Path) -> None:
+    spec = job_spec(files, "teachers.given.labels={codec: topk, k: 4}", "fusion.calibrate=false")
+    with pytest.raises(CodecMisfitError, match=r"labels\.k is 4 and there are 3 classes; expected at most 3"):
+        resolve(spec)
 
 
 class TestFiles:

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
+from cluster.shards.logits import LogitsReader
 from cluster.storage.open import open_store
 from orchestrator.resolve import ENSEMBLE, resolve
 from orchestrator.run import RunResult
@@ -25,6 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_head: RayHead) -> tup
     """A run of two teachers, one step after the other, into a store that no test changes."""
     folder = tmp_path_factory.mktemp("finished")
     teachers = small_jobs.two_teachers(folder)
+    teachers[1]["labels"] = {"codec": "hidden", "head": "layer", "width": 64}
     spec = small_jobs.job(folder, store=str(folder / "store"), teachers=teachers, cluster={"address": ray_head.address})
     spec = changed(spec, train__pipelined="never")
     return spec, run(spec)
@@ -51,11 +53,12 @@ def test_every_row_of_every_split_is_labelled_once_by_every_teacher(finished: tu
 def test_labels_are_the_logits_of_the_teacher(finished: tuple[JobSpec, RunResult]) -> None:
     spec, _ = finished
     job, store = resolve(spec), open_store(spec.store)
-    weight, bias = small_jobs.teacher_weights(slice(0, 300))
-    labels = LabelSet(store, job.teachers[0].train)
-    for number, arrays in enumerate(Dataset.open(store, job.datasets.train)):
-        expected = (arrays["image"].reshape(-1, 64) / 255.0) @ weight.T + bias
-        np.testing.assert_allclose(labels.read(number)["logits"], expected, atol=0.02)
+    for teacher, rows in zip(job.teachers, (slice(0, 300), slice(300, 600)), strict=True):
+        weight, bias = small_jobs.teacher_weights(rows)
+        labels = LogitsReader(LabelSet(store, teacher.train))
+        for number, arrays in enumerate(Dataset.open(store, job.datasets.train)):
+            expected = (arrays["image"].reshape(-1, 64) / 255.0) @ weight.T + bias
+            np.testing.assert_allclose(labels.read(number), expected, atol=0.02)
 
 
 def test_the_student_learns_what_its_teachers_know(finished: tuple[JobSpec, RunResult]) -> None:

@@ -15,8 +15,9 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from cluster.identity import digest_of
 from cluster.shards.calibration import CalibrationRecord, calibration_key
+from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LOGITS, LabelSet
+from cluster.shards.labelset import LabelSet
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import LABEL, ROW
 from cluster.storage.directory import DirectoryStore
@@ -359,6 +360,21 @@ class TestChosenLength:
             last = EpochPoint(epoch=2, loss=0.0, accuracy=accuracy, nll=nll)
             publish_training(store, task, b"weights", (better, last))
         assert chosen_length(store, tasks) == tasks[chosen]
+
+
+def test_a_job_with_labels_of_few_classes_ends_like_one_with_all(tmp_path: Path) -> None:
+    """Two classes of three are kept, and the mass of the third: nothing is lost."""
+    figures = []
+    for codec in ("dense", "topk, k: 2, tail_samples: 0"):
+        folder = tmp_path / codec[:4]
+        folder.mkdir()
+        job, context = finished_job(folder, f"teachers.given.labels={{codec: {codec}}}", "fusion.calibrate=false")
+        context.log.close("done")
+        figures.append({(model.name, model.seed): model for model in score_job(context.store, job).models})
+    assert figures[0].keys() == figures[1].keys()
+    for name, model in figures[0].items():
+        assert figures[1][name].nll == pytest.approx(model.nll, abs=2e-3)
+        assert figures[1][name].accuracy == pytest.approx(model.accuracy, abs=0.05)
 
 
 def test_a_student_is_run_in_parts_and_in_evaluation_mode(finished: Finished) -> None:

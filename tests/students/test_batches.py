@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from cluster.errors import TrainingError
 from cluster.models import InputConfig, ModelConfig
 from cluster.modules import InputColumnError
 from cluster.shards.calibration import CalibrationRecord
+from cluster.shards.codecs.spec import TopKConfig
 from cluster.shards.dataset import DatasetRecord
 from cluster.shards.labelset import LabelSet
 from cluster.shards.reader import UnequalRowsError
 from cluster.shards.records import publish_record
 from cluster.shards.schema import NO_LABEL, Column
 from cluster.storage.directory import DirectoryStore
-from students.batches import LabelsLateError, TrainingData, default_window_rows
+from students.batches import LabelsLateError, TrainingData, default_window_rows, target_temperature
 from students.objectives.objective import Batch
-from students.spec import KLTerm, OrderConfig
+from students.spec import CrossEntropyTerm, KLTerm, OrderConfig
 from students.task import Execution, Target, Targets, TrainingTask
 from tests.fixtures.plain_order import plain_batches
 from tests.fixtures.tiny import commit_shard, label_record, numbered, targets, task, write_labels, write_rows
@@ -130,6 +131,30 @@ def test_the_fitted_temperature_divides_its_teachers_logits(store: DirectoryStor
     assert batch.target_logits_NC is not None
     expected = log_softmax(logits[rows_of(batch)] / 2.5, axis=1)
     assert batch.target_logits_NC.numpy() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_targets_of_few_classes_are_exact_at_the_temperature_of_the_term(
+    store: DirectoryStore, temperature: float
+) -> None:
+    dataset = write_numbered(store)
+    logits = np.random.default_rng(0).standard_normal((ROWS, 3)).astype(np.float32)
+    config = TopKConfig(k=2, temperatures=(2.0,), tail_samples=0)
+    record = write_labels(store, dataset, logits, codec=config)
+    training = numbered_task(store, targets=targets(record), objective=(KLTerm(temperature=temperature),))
+
+    batch = read(store, training)[0]
+
+    assert batch.target_logits_NC is not None
+    found = softmax(batch.target_logits_NC.double().numpy() / temperature, axis=1)
+    assert found == pytest.approx(softmax(logits[rows_of(batch)] / temperature, axis=1), abs=1e-3)
+
+
+def test_terms_that_disagree_are_read_at_one_which_labels_of_few_classes_refuse_elsewhere() -> None:
+    assert target_temperature([KLTerm(temperature=3.0), CrossEntropyTerm()]) == 3.0
+    assert target_temperature([KLTerm(temperature=3.0), KLTerm(temperature=3.0)]) == 3.0
+    assert target_temperature([KLTerm(temperature=3.0), KLTerm()]) == 1.0
+    assert target_temperature([CrossEntropyTerm()]) == 1.0
 
 
 def test_without_teachers_there_are_no_targets(store: DirectoryStore) -> None:

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
 from cluster.errors import TeacherError
-from cluster.shards.schema import columns_of
-from teachers.outputs import OutputRefusedError, check_logits, encode_logits, logits_column, statistics_of
+from teachers.outputs import OutputRefusedError, check_output, figures_of, statistics_of
 
 
-def check(logits: np.ndarray, *, rows: int = 4, num_classes: int = 3) -> None:
-    check_logits(logits, rows=rows, num_classes=num_classes, teacher="wide", shard=7)
+def check(logits: np.ndarray, *, shape: tuple[int, ...] = (4, 3), first_row: int = 0) -> None:
+    check_output(torch.from_numpy(logits), shape=shape, teacher="wide", shard=7, first_row=first_row)
 
 
 def logits_with(value: float) -> np.ndarray:
@@ -36,7 +36,15 @@ def test_what_is_not_finite_in_half_precision_is_refused_with_row_and_class(valu
 def test_what_half_precision_can_hold_passes(value: float) -> None:
     check(logits_with(value))
 
-    assert np.isfinite(encode_logits(logits_with(value))["logits"]).all()
+    assert np.isfinite(logits_with(value).astype(np.float16)).all()
+
+
+def test_a_wrong_value_is_named_by_its_row_in_the_shard_and_its_position() -> None:
+    logits = np.zeros((2, 5, 3), np.float32)
+    logits[1, 4, 2] = np.nan
+
+    with pytest.raises(OutputRefusedError, match="nan for class 2 in row 129, position 4"):
+        check(logits, shape=(2, 5, 3), first_row=128)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 2), (4,), (4, 3, 1), (3, 3), (1, 3), (5, 3)])
@@ -47,26 +55,21 @@ def test_another_shape_is_refused_with_both(shape: tuple[int, ...]) -> None:
     assert f"found an output of shape {list(shape)}, expected [4, 3]" in str(refusal.value)
 
 
-def test_logits_are_stored_as_the_column_that_is_described() -> None:
-    logits = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
-
-    assert columns_of(encode_logits(logits)) == (logits_column(3),)
-    assert np.array_equal(encode_logits(logits)["logits"], logits.astype(np.float16))
-
-
 def test_statistics_are_the_mean_entropy_of_scipy_and_the_mean_highest_probability() -> None:
     logits = 3 * np.random.default_rng(1).standard_normal((200, 6)).astype(np.float32)
     p = softmax(logits.astype(np.float64), axis=1)
 
-    statistics = statistics_of(logits)
+    statistics = statistics_of(figures_of(torch.from_numpy(logits)))
 
     assert statistics["mean_entropy"] == pytest.approx(entropy(p, axis=1).mean(), abs=2e-6)
     assert statistics["mean_confidence"] == pytest.approx(p.max(axis=1).mean(), abs=2e-6)
 
 
 def test_statistics_of_the_largest_logits_are_finite() -> None:
-    assert statistics_of(np.array([[65504.0, -65504.0]], np.float32)) == {"mean_entropy": 0.0, "mean_confidence": 1.0}
-    assert statistics_of(np.zeros((2, 4), np.float32)) == {
+    sure, unsure = torch.tensor([[65504.0, -65504.0]]), torch.zeros((2, 4))
+
+    assert statistics_of(figures_of(sure)) == {"mean_entropy": 0.0, "mean_confidence": 1.0}
+    assert statistics_of(figures_of(unsure)) == {
         "mean_entropy": pytest.approx(np.log(4), abs=1e-6),
         "mean_confidence": 0.25,
     }

@@ -37,7 +37,7 @@ def tables(draw: st.DrawFn) -> dict[str, np.ndarray]:
     """Return one to three columns with the same number of rows and any bits in them, NaNs and infinities included."""
     rows = draw(st.integers(1, 30))
     names = draw(st.lists(st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True), min_size=1, max_size=3, unique=True))
-    dtypes = st.sampled_from([np.uint8, np.int32, np.float16, np.float32])
+    dtypes = st.sampled_from([np.uint8, np.uint16, np.int32, np.float16, np.float32])
     shapes = st.lists(st.integers(1, 4), max_size=3)
     return {name: draw(numpy_st.arrays(draw(dtypes), (rows, *draw(shapes)))) for name in names}
 

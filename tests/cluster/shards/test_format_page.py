@@ -9,25 +9,44 @@ import blake3
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.special import softmax
 
 from cluster.config import Config
 from cluster.identity import canonical_json
 from cluster.shards.dataset import Dataset, DatasetRecord
 from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord, Manifest
+from cluster.shards.logits import LogitsReader
 from cluster.shards.records import encode_record
+from cluster.shards.shared import SharedRecord
 from cluster.storage.directory import DirectoryStore
 
 ROOT = Path(__file__).parents[3]
 STORE = DirectoryStore(ROOT / "tests/fixtures/store_v1")
 DATASET = "datasets/9002f21b709615ba"
-LABELS = "labels/9002f21b709615ba/wide-fc0a2b9137a30c8b"
+LABELS = "labels/9002f21b709615ba/wide-40bcd7cbc9d5b207"
 PAGE = (ROOT / "docs/shard-format.md").read_text()
 RECORDS: dict[str, type[Config]] = {
     f"{DATASET}/dataset.json": DatasetRecord,
     f"{LABELS}/labelset.json": LabelSetRecord,
     f"{LABELS}/commits/00000000.json": Commit,
     f"{LABELS}/manifest.json": Manifest,
+    "labels/9002f21b709615ba/inner-481e487675a15ac0/shared.json": SharedRecord,
 }
+LOGITS = [
+    [0.10491943359375, -0.53564453125, 0.361572265625],
+    [1.3037109375, 0.947265625, -0.70361328125],
+    [-1.265625, -0.623046875, 0.04132080078125],
+    [-2.32421875, -0.21875, -1.24609375],
+    [-0.732421875, -0.54443359375, -0.31640625],
+]
+"""What the teachers of the store have said, but for `inner` and `narrow`."""
+LINEAR = [
+    [0.0, -3.125, 1.625],
+    [2.1875, -0.75, 1.375],
+    [0.875, 5.6875, -3.5625],
+    [1.625, 1.25, -0.25],
+    [-1.25, 0.375, -1.375],
+]
 
 
 def description() -> LabelSetRecord:
@@ -46,18 +65,44 @@ def test_a_store_of_version_1_is_read() -> None:
         [[248, 189], [16, 69]],
         [[184, 232], [205, 78]],
     ]
-    logits = [
-        [0.10491943359375, -0.53564453125, 0.361572265625],
-        [1.3037109375, 0.947265625, -0.70361328125],
-        [-1.265625, -0.623046875, 0.04132080078125],
-        [-2.32421875, -0.21875, -1.24609375],
-        [-0.732421875, -0.54443359375, -0.31640625],
-    ]
     assert manifest.rows == 5
     assert np.concatenate([shard["image"] for shard in inputs]).tolist() == images
     assert np.concatenate([shard["label"] for shard in inputs]).tolist() == [2, -1, 0, -1, 1]
     assert np.concatenate([shard["row"] for shard in inputs]).tolist() == [3, 0, 4, 1, 2]
-    assert np.concatenate([labels.read(0)["logits"], labels.read(1)["logits"]]).tolist() == logits
+    assert np.concatenate([labels.read(0)["logits"], labels.read(1)["logits"]]).tolist() == LOGITS
+
+
+@pytest.mark.parametrize(
+    ("name", "temperatures", "expected", "error"),
+    [
+        ("wide-40bcd7cbc9d5b207", (0.5, 1.0, 3.0), LOGITS, 1e-12),
+        ("few-a6fe9dc026339133", (1.0, 2.0, 4.0), LOGITS, 3e-4),
+        ("bytes-e8746ef7ed491a46", (1.0, 2.0), LOGITS, 2e-3),
+        ("nibbles-7b19aa860cafdb9c", (1.0,), LOGITS, 3e-4),
+        ("inner-481e487675a15ac0", (1.0, 7.0), LINEAR, 1e-6),
+        ("narrow-07516cdba5708afb", (1.0, 7.0), LINEAR, 4e-3),
+    ],
+)
+def test_every_codec_of_version_1_gives_back_what_the_teacher_said(
+    name: str, temperatures: tuple[float, ...], expected: list[list[float]], error: float
+) -> None:
+    # With three classes of which two are kept nothing is lost, so that what is decoded is what was encoded.
+    for temperature in temperatures:
+        logits = decoded(name, temperature) / temperature
+        assert softmax(logits, axis=1) == pytest.approx(softmax(np.array(expected) / temperature, axis=1), abs=error)
+
+
+def test_draws_of_version_1_are_read_as_shares() -> None:
+    shares = [[1, 1, 2], [3, 1, 0], [1, 1, 2], [0, 1, 3], [2, 1, 1]]
+
+    assert softmax(decoded("drawn-38966f8a3abab7ec", 1.0), axis=1) == pytest.approx(np.array(shares) / 4, abs=1e-6)
+
+
+def decoded(name: str, temperature: float) -> np.ndarray:
+    record = LabelSetRecord.model_validate_json(bytes(STORE.get(f"labels/9002f21b709615ba/{name}/labelset.json")))
+    assert record.prefix.endswith(name)
+    reader = LogitsReader(LabelSet(STORE, record))
+    return np.concatenate([reader.read(number, temperature=temperature) for number in (0, 1)]).astype(np.float64)
 
 
 def read_by_the_page(root: Path, dataset: str, labels: str) -> Iterator[dict[str, np.ndarray]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cluster.identity import digest_of
+from cluster.shards.codecs.spec import SampledConfig
 from cluster.shards.encoding import encode_shard
 from cluster.shards.labelset import Commit, ForeignLabelsError, LabelSet, LabelSetRecord, manifest_key
 from cluster.shards.records import BadRecordError
@@ -89,13 +90,15 @@ def test_the_identity_is_that_of_what_determines_the_labels_and_not_of_their_nam
         RECORD.model_copy(update={"teacher_identity": "3" * 16}),
         RECORD.model_copy(update={"dataset": "e" * 16}),
         RECORD.model_copy(update={"compression": "zstd"}),
+        RECORD.model_copy(update={"codec": SampledConfig(draws=3)}),
+        RECORD.model_copy(update={"num_classes": 4}),
         RECORD.model_copy(update={"columns": (Column(name="logits", dtype="float16", shape=(4,)),)}),
     ]
 
     assert renamed.identity == RECORD.identity
-    assert len({record.identity for record in (RECORD, *changed)}) == 5
-    assert RECORD.identity == "a9333f11e36a9014"
-    assert RECORD.prefix == f"labels/{'d' * 16}/wide-a9333f11e36a9014"
+    assert len({record.identity for record in (RECORD, *changed)}) == 7
+    assert RECORD.identity == "b2000313625dee19"
+    assert RECORD.prefix == f"labels/{'d' * 16}/wide-b2000313625dee19"
 
 
 def test_the_first_commit_wins_and_the_loser_gets_its_record(store: DirectoryStore) -> None:

@@ -6,7 +6,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.shards.labelset import LabelSet
+from cluster.shards.codecs.dense import LOGITS
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import HiddenConfig, TopKConfig
+from cluster.shards.dataset import write_dataset
+from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.schema import LABEL, Column
+from cluster.shards.shared import publish_shared
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.app import exit_code_of
 from tests.fixtures.labelled import ROWS, SHARD_ROWS, SHARDS, answer, label, name_of, new_store
@@ -35,6 +41,18 @@ def test_the_table_says_the_same_to_people(store: DirectoryStore, capsys: pytest
     assert line.split()[:6] == [name_of(part), "partial", "1", "of", "3", "4"]
 
 
+def test_the_codec_is_shown_with_its_settings(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    codec = TopKConfig(k=2, tail_samples=1)
+    columns = codec_of(codec, CLASSES).columns()
+    record = LabelSetRecord(
+        teacher="few", teacher_identity="2" * 16, dataset=DATASET, columns=columns, codec=codec, num_classes=CLASSES
+    )
+    LabelSet.create(store, record)
+    assert exit_code_of(["labels", "show", "few", "--store", store.uri]) == 0
+    shown = capsys.readouterr().out
+    assert "topk k=2 values=float16 temperatures=[2.0, 4.0] tail_samples=1: ids uint16[2], " in shown
+
+
 @pytest.mark.parametrize("by", [lambda name: name, lambda name: name.rpartition("-")[2], lambda _: "wide"])
 def test_a_set_is_shown_by_its_name_its_identity_or_its_teacher(
     by: Callable[[str], str], store: DirectoryStore, capsys: pytest.CaptureFixture[str]
@@ -42,6 +60,7 @@ def test_a_set_is_shown_by_its_name_its_identity_or_its_teacher(
     labels = label(store, "wide", range(2))
     shown = answer(capsys, "labels", "show", by(name_of(labels)), "--store", store.uri)
     assert shown["set"]["name"] == name_of(labels)
+    assert shown["set"]["codec"] == "dense"
     assert [(it["number"], it["rows"], it["statistics"]) for it in shown["commits"]] == [
         (0, 4, {"entropy": 1.25}),
         (1, 4, {"entropy": 1.25}),
@@ -80,6 +99,23 @@ def test_every_damaged_shard_is_named_and_no_other(store: DirectoryStore, capsys
     error = answer(capsys, "labels", "verify", "--store", store.uri, code=7)["error"]
     damaged = {it["name"]: [found["shard"] for found in it["damages"]] for it in error["facts"]["damaged"]}
     assert damaged == {name_of(labels): [0, 1, 2]}
+
+
+def test_what_all_shards_share_is_verified_too(store: DirectoryStore) -> None:
+    codec = HiddenConfig(head="head", width=2)
+    columns = codec_of(codec, CLASSES).columns()
+    record = LabelSetRecord(
+        teacher="inner", teacher_identity="3" * 16, dataset=DATASET, columns=columns, codec=codec, num_classes=CLASSES
+    )
+    labels = LabelSet.create(store, record)
+    head = {"weight": np.ones((1, CLASSES, 2), np.float32), "bias": np.zeros((1, CLASSES), np.float32)}
+    publish_shared(labels, head)
+    labels.commit(0, labels.encode({"hidden": np.ones((4, 2), np.float16)}), rows=4, statistics={})
+    assert exit_code_of(["labels", "verify", "inner", "--store", store.uri]) == 0
+
+    (data,) = [stat.key for stat in store.list(f"{record.prefix}/shared/")]
+    store.put(data, bytes(store.get(data))[:-1] + b"x")
+    assert exit_code_of(["labels", "verify", "inner", "--store", store.uri]) == 7
 
 
 def test_values_that_are_no_numbers_are_damage(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,39 @@
+"""The one door to a teacher's distributions, whatever the codec that stores them."""
+
+import numpy as np
+
+from cluster.shards.codecs.codec import Arrays, TemperatureNotServedError
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.labelset import LabelSet
+from cluster.shards.shared import read_shared
+
+
+class LogitsReader:
+    """Gives the logits of one label set, shard by shard or for rows that somebody has gathered."""
+
+    def __init__(self, labels: LabelSet) -> None:
+        self.labels = labels
+        self._codec = codec_of(labels.record.codec, labels.record.num_classes)
+        self._shared: dict[str, np.ndarray] | None = None
+
+    def read(self, number: int, *, temperature: float = 1.0) -> np.ndarray:
+        """Return the logits of a committed shard; as `decode`."""
+        return self.decode(self.labels.read(number), temperature=temperature)
+
+    def decode(self, arrays: Arrays, *, temperature: float = 1.0) -> np.ndarray:
+        """Return float32 `[rows, *positions, classes]` whose softmax at `temperature` is the stored distribution there.
+
+        `arrays` are rows of the set's columns. Of some codecs the logits for one temperature are not those for another:
+        the mass of the classes that were not kept changes with it.
+
+        Raises:
+            TemperatureNotServedError: the labels do not hold the distribution at `temperature`.
+        """
+        record = self.labels.record
+        if not record.codec.serves(temperature):
+            assert record.codec.served is not None  # noqa: S101 - a codec without a list serves all
+            where = f"{self.labels.store.uri}/{record.prefix}"
+            raise TemperatureNotServedError(where, record.codec.codec, temperature, record.codec.served)
+        if self._shared is None:
+            self._shared = read_shared(self.labels)
+        return self._codec.logits({**arrays, **self._shared}, temperature=temperature)

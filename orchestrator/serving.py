@@ -1,0 +1,38 @@
+"""Whether stored labels hold what a job asks of them: a codec that keeps some classes is exact at some temperatures."""
+
+from collections.abc import Iterator, Sequence
+
+from cluster.shards.codecs.spec import listed
+from students.spec import FusionConfig, KLTerm, TermConfig
+from teachers.spec import TeacherConfig
+
+
+def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective: Sequence[TermConfig]) -> Iterator[str]:
+    """Yield what is asked of teachers' labels that they will not hold, with the fields that say so."""
+    asked = sorted({term.temperature for term in objective if isinstance(term, KLTerm)})
+    for teacher in teachers:
+        served, theirs = teacher.labels.served, f"the `{teacher.labels.codec}` labels of teacher {teacher.name}"
+        if served is None:
+            continue
+        if fusion.calibrate:
+            yield (
+                f"fusion.calibrate is true, and {theirs} are exact at {listed(served)} only, not at a fitted "
+                "temperature; expected fusion.calibrate: false, or labels of codec `dense` or `hidden`"
+            )
+        for temperature in asked:
+            if temperature not in served:
+                yield (
+                    f"objective: a `kl` term has temperature {temperature:g}, and {theirs} are exact at "
+                    f"{listed(served)} only; expected one of these, or labels that serve it"
+                )
+        if len(asked) > 1:
+            yield f"objective: `kl` terms have temperatures {listed(tuple(asked))}; with {theirs} expected one for all"
+        if asked == [1.0]:
+            continue
+        if fusion.when == "write":
+            yield f"fusion.when is write, which fuses at temperature 1; with {theirs} expected `read`, or a `kl` at 1"
+        if fusion.combine == "mean_probability" and len(teachers) > 1:
+            yield (
+                "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
+                f"{theirs} do not hold; expected mean_logit, or `kl` terms at temperature 1"
+            )

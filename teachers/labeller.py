@@ -1,0 +1,74 @@
+"""From the rows of a shard to what its label set stores of them: forward, check, select, batch by batch; then pack."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from cluster.shards.codecs.draws import draws_of
+from cluster.shards.codecs.hidden import HiddenCodec
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import HiddenConfig
+from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.shared import has_shared, publish_shared, read_shared
+from teachers.backends.protocol import Backend
+from teachers.outputs import check_output, figures_of, statistics_of
+from teachers.selection import select
+
+
+class Labeller:
+    """A loaded teacher."""
+
+    def __init__(self, teacher: str, backend: Backend, batch_size: int) -> None:
+        self._teacher, self._backend, self._batch_size = teacher, backend, batch_size
+        self._shared: dict[str, dict[str, np.ndarray]] = {}
+        """By identity of the label set."""
+
+    def outputs(
+        self,
+        record: LabelSetRecord,
+        number: int,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        on_batch: Callable[[int], None] = lambda rows: None,
+    ) -> dict[str, np.ndarray]:
+        """Return what is selected of shard `number`, `[rows, ...]` each; `on_batch` hears how many rows are done.
+
+        Raises:
+            OutputRefusedError: the logits are not finite, or not of the set's positions and classes.
+        """
+        rows, codec = len(next(iter(arrays.values()))), record.codec
+        draws = draws_of(record.identity, number, (rows, *record.positions, codec.num_draws))
+        parts = []
+        for start in range(0, rows, self._batch_size):
+            batch = slice(start, min(rows, start + self._batch_size))
+            forward = self._backend.forward({name: array[batch] for name, array in arrays.items()})
+            leading = (batch.stop - start, *record.positions)
+            check = partial(check_output, teacher=self._teacher, shard=number, first_row=start)
+            check(forward.logits, shape=(*leading, record.num_classes))
+            if isinstance(codec, HiddenConfig) and forward.hidden is not None:
+                check(forward.hidden, shape=(*leading, codec.width), entry="channel")
+            selected = select(codec, forward.logits, draws=draws[batch], hidden=forward.hidden)
+            parts.append(selected | figures_of(forward.logits))
+            on_batch(batch.stop)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def commit(self, labels: LabelSet, number: int, outputs: Mapping[str, np.ndarray]) -> Commit:
+        """Pack, encode and commit what `outputs` has returned."""
+        codec = codec_of(labels.record.codec, labels.record.num_classes)
+        if isinstance(codec, HiddenCodec):
+            outputs = {**outputs, **self._share(labels, codec, outputs)}
+        columns = codec.pack(outputs)
+        rows = len(next(iter(columns.values())))
+        return labels.commit(number, labels.encode(columns), rows=rows, statistics=statistics_of(outputs))
+
+    def _share(
+        self, labels: LabelSet, codec: HiddenCodec, outputs: Mapping[str, np.ndarray]
+    ) -> Mapping[str, np.ndarray]:
+        """Return what all shards share; whoever commits first writes it, so that no shard is there without it."""
+        if labels.identity not in self._shared:
+            is_there = has_shared(labels)
+            self._shared[labels.identity] = (
+                read_shared(labels) if is_there else publish_shared(labels, codec.share(outputs, *self._backend.head()))
+            )
+        return self._shared[labels.identity]

@@ -1,0 +1,60 @@
+"""What stored labels cannot serve is refused with its field before work begins, and what they can is not."""
+
+import pytest
+
+from orchestrator.load import parse_spec
+from orchestrator.spec import JobSpec
+from orchestrator.specfile.errors import SpecInvalidError
+from tests.fixtures.jobs import SPEC
+
+TOP_K = "teachers.given.labels={codec: topk, k: 2, temperatures: [2.0], tail_samples: 0}"
+SAMPLED = "teachers.given.labels={codec: sampled}"
+HIDDEN = "teachers.given.labels={codec: hidden, head: layer, width: 16}"
+PLAIN = "fusion.calibrate=false"
+AT_2 = "objective=[{term: kl, temperature: 2}]"
+LOGITS = "fusion.combine=mean_logit"
+
+
+def spec_of(*overrides: str) -> JobSpec:
+    return parse_spec(SPEC.format(folder="."), "job.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ((TOP_K,), "fusion.calibrate is true, and the `topk` labels of teacher given are exact at 1 and 2 only"),
+        ((SAMPLED,), "fusion.calibrate is true, and the `sampled` labels of teacher given are exact at 1 only"),
+        (
+            (TOP_K, PLAIN, "objective=[{term: kl, temperature: 3}]"),
+            "objective: a `kl` term has temperature 3, and the `topk` labels of teacher given are exact at 1 and 2",
+        ),
+        ((SAMPLED, PLAIN, AT_2), "objective: a `kl` term has temperature 2, and the `sampled` labels"),
+        (
+            (TOP_K, PLAIN, LOGITS, "objective=[{term: kl}, {term: kl, temperature: 2}]"),
+            "objective: `kl` terms have temperatures 1 and 2; with the `topk` labels of teacher given expected one",
+        ),
+        ((TOP_K, PLAIN, LOGITS, AT_2, "fusion.when=write"), "fusion.when is write, which fuses at temperature 1"),
+        ((TOP_K, PLAIN, AT_2), "fusion.combine is mean_probability, whose tempered form needs every class"),
+    ],
+)
+def test_what_labels_cannot_serve_is_refused_with_the_field(overrides: tuple[str, ...], found: str) -> None:
+    with pytest.raises(SpecInvalidError) as refusal:
+        spec_of(*overrides)
+
+    assert found in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (TOP_K, PLAIN),
+        (TOP_K, PLAIN, "fusion.when=write"),
+        (TOP_K, PLAIN, LOGITS, AT_2),
+        (SAMPLED, PLAIN),
+        (HIDDEN,),
+        (HIDDEN, AT_2, "fusion.when=write"),
+        (HIDDEN, "objective=[{term: kl}, {term: kl, temperature: 3}]"),
+    ],
+)
+def test_what_they_can_is_not(overrides: tuple[str, ...]) -> None:
+    assert spec_of(*overrides).teachers[1].labels.codec in {"topk", "sampled", "hidden"}
