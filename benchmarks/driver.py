@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from cluster.shards.codecs.dense import LOGITS, DenseCodec
+from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.dataset import Dataset, DatasetRecord, ShardEntry, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import publish_record
@@ -28,13 +30,13 @@ from students.batches import epoch_order
 from students.spec import OrderConfig
 from teachers.deployment import Accepted, Answer, Labelled, LabelRequest
 from teachers.labelling import LabellingEvent, ShardLabelled, label_shards
-from teachers.outputs import encode_logits, logits_column
 from teachers.spec import TeacherConfig
 from tests.fixtures.memory_store import MemoryStore
 
 DATASET = "0" * 16
 SHARD_ROWS, NUM_CLASSES = 4096, 10
 BATCH_SIZE = 4096
+CODEC = DenseCodec(DenseConfig(), NUM_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,7 @@ def measure(shards: int, *, replicas: int) -> dict[str, float]:
     """Return CPU seconds of each phase, and the most memory that this process has ever held."""
     store = MemoryStore()
     publish_record(store, dataset_key(DATASET), dataset_record(shards))
-    record = LabelSetRecord(
-        teacher="free", teacher_identity="1" * 16, dataset=DATASET, columns=(logits_column(NUM_CLASSES),)
-    )
+    record = LabelSetRecord(teacher="free", teacher_identity="1" * 16, dataset=DATASET, columns=CODEC.columns())
     labels = LabelSet.create(store, record)
     config = TeacherConfig(name="free", weights="w.onnx", replicas=replicas)
     marks_s = [time.process_time()]
@@ -130,7 +130,7 @@ def planned(store: ObjectStore, record: LabelSetRecord) -> list[LabelRequest]:
 async def label_all(store: ObjectStore, labels: LabelSet, config: TeacherConfig, requests: list[LabelRequest]) -> None:
     # The replicas' own view of the set: the driver learns of a commit from their answers alone.
     theirs = LabelSet(store, labels.record)
-    body = theirs.encode(encode_logits(np.zeros((1, NUM_CLASSES), np.float32)))
+    body = theirs.encode(CODEC.pack({LOGITS: np.zeros((1, NUM_CLASSES), np.float32)}))
 
     def note(event: LabellingEvent) -> None:
         assert isinstance(event, ShardLabelled), event

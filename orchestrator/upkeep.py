@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
+from scipy.special import softmax
 
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of
+from cluster.shards.codecs.spec import DenseConfig, HiddenConfig
 from cluster.shards.damage import dataset_of, find_damages
 from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.logits import LogitsReader
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 from orchestrator.resolve import Job
 from orchestrator.weights import weights_of
@@ -87,10 +90,11 @@ def rerun(
 ) -> Iterator[Comparison]:
     """Ask the teacher again for some committed shards of a sound label set, drawn at random; yield each comparison."""
     labels = LabelSet(store, record)
-    commits = labels.commits()
+    reader, commits = LogitsReader(labels), labels.commits()
     drawn = random.Random(seed).sample(commits, min(num_shards, len(commits)))
     for commit in sorted(drawn, key=lambda commit: commit.number):
-        difference, agreement = compare(labels.read(commit.number), teacher.ask(record, commit.number).columns)
+        answers = labels.read(commit.number), teacher.ask(record, commit.number).columns
+        difference, agreement = compare(*(_numbers(reader, columns) for columns in answers))
         yield Comparison(
             name=_name(record.prefix),
             shard=commit.number,
@@ -100,15 +104,21 @@ def rerun(
         )
 
 
-def compare(stored: Mapping[str, np.ndarray], again: Mapping[str, np.ndarray]) -> tuple[float, float]:
+def compare(stored: np.ndarray, again: np.ndarray) -> tuple[float, float]:
     """Return the largest difference between the numbers of two shards, relative to each row, and their agreement."""
-    differences, agreements = [0.0], [1.0]
-    for name in (name for name, array in stored.items() if array.dtype.kind == "f"):
-        ours, theirs = (np.asarray(it[name], np.float64).reshape(len(it[name]), -1) for it in (stored, again))
-        scale = np.maximum(1.0, np.abs(ours).max(axis=1, keepdims=True))
-        differences.append(float((np.abs(ours - theirs) / scale).max()))
-        agreements.append(float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()))
-    return float(np.max(differences)), min(agreements)  # numpy's maximum lets NaN through
+    ours, theirs = (np.asarray(values, np.float64).reshape(len(values), -1) for values in (stored, again))
+    scale = np.maximum(1.0, np.abs(ours).max(axis=1, keepdims=True))
+    difference = float((np.abs(ours - theirs) / scale).max())
+    return difference, float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+
+
+def _numbers(reader: LogitsReader, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return logits, or probabilities where a codec keeps no logits of the classes that it leaves out."""
+    logits = reader.decode(columns)
+    if isinstance(reader.labels.record.codec, DenseConfig | HiddenConfig):
+        return logits
+    shares: np.ndarray = softmax(logits.astype(np.float64), axis=-1)
+    return shares
 
 
 def repair(store: ObjectStore, prefix: str, *, teachers: Teachers | None) -> Repair:

@@ -53,12 +53,16 @@ class Labeller:
             on_batch(batch.stop)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def commit(self, labels: LabelSet, number: int, outputs: Mapping[str, np.ndarray]) -> Commit:
-        """Pack, encode and commit what `outputs` has returned."""
+    def columns(self, labels: LabelSet, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Pack what `outputs` has returned into the columns that are stored."""
         codec = codec_of(labels.record.codec, labels.record.num_classes)
         if isinstance(codec, HiddenCodec):
             outputs = {**outputs, **self._share(labels, codec, outputs)}
-        columns = codec.pack(outputs)
+        return codec.pack(outputs)
+
+    def commit(self, labels: LabelSet, number: int, outputs: Mapping[str, np.ndarray]) -> Commit:
+        """Pack, encode and commit what `outputs` has returned."""
+        columns = self.columns(labels, outputs)
         rows = len(next(iter(columns.values())))
         return labels.commit(number, labels.encode(columns), rows=rows, statistics=statistics_of(outputs))
 

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.protocol import ObjectStore
 from teachers.backends.load import load_backend
-from teachers.outputs import check_logits, encode_logits, statistics_of
+from teachers.labeller import Labeller
+from teachers.outputs import statistics_of
 from teachers.spec import TeacherConfig
 from teachers.weights import StoredWeights
 
@@ -30,8 +31,8 @@ class Rerun:
 
     def __init__(self, store: ObjectStore, config: TeacherConfig, weights: StoredWeights) -> None:
         on_gpu = config.resources.gpu if torch.cuda.is_available() else 0.0
-        self._backend = load_backend(store, config, weights, on=config.resources.model_copy(update={"gpu": on_gpu}))
-        self._store, self._config = store, config
+        backend = load_backend(store, config, weights, on=config.resources.model_copy(update={"gpu": on_gpu}))
+        self._store, self._labeller = store, Labeller(config.name, backend, config.batch_size)
 
     def ask(self, record: LabelSetRecord, number: int) -> Answer:
         """Return what the teacher says of input shard `number`, computed in the batches that its replicas take.
@@ -42,10 +43,6 @@ class Rerun:
         """
         arrays = Dataset.open(self._store, record.dataset).read(number)
         inputs = {name: array for name, array in arrays.items() if name != LABEL}
-        rows, size = len(arrays[LABEL]), self._config.batch_size
-        starts = range(0, rows, size)
-        parts = [self._backend.forward({name: it[at : at + size] for name, it in inputs.items()}) for at in starts]
-        logits = np.concatenate(parts)
-        (column,) = record.columns
-        check_logits(logits, rows=rows, num_classes=column.shape[0], teacher=self._config.name, shard=number)
-        return Answer(encode_logits(logits), rows, statistics_of(logits))
+        outputs = self._labeller.outputs(record, number, inputs)
+        columns = self._labeller.columns(LabelSet(self._store, record), outputs)
+        return Answer(columns, len(arrays[LABEL]), statistics_of(outputs))

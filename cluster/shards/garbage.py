@@ -34,7 +34,7 @@ DAY_S = 24 * 3600.0
 Kind = Literal["label data", "checkpoint", "probe", "unfinished file"]
 
 _DATA = re.compile(r"(labels/[0-9a-f]{16}/[a-z][a-z0-9_-]*)/data/([0-9a-f]{64})\.arrow")
-_RECORDS = {"labelset.json", "manifest.json"}
+_RECORDS = {"labelset.json", "manifest.json", "shared.json"}
 _CHECKPOINT = re.compile(r"((?:teachers|students)/[^/]+)/checkpoints/[^/]+")
 
 

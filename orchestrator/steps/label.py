@@ -68,7 +68,9 @@ class Labelling:
     def _seal_if_complete(self, record: LabelSetRecord) -> None:
         labels = self._label_sets[record.identity]
         if not self._missing[record.identity] and not labels.is_sealed():
-            labels.seal(len(self._datasets[record.identity].record.shards))
+            num_shards = len(self._datasets[record.identity].record.shards)
+            labels.read_commits(range(num_shards))
+            labels.seal(num_shards)
 
     async def run(self, handle: DeploymentHandle) -> None:
         """Have the missing shards labelled."""

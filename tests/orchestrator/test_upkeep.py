@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.damage import dataset_of, find_damages
 from cluster.shards.dataset import Dataset, dataset_key, shard_key
-from cluster.shards.labelset import LOGITS, LabelSet, manifest_key
+from cluster.shards.labelset import LabelSet, manifest_key
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
 from orchestrator.plan import Inspection
@@ -274,9 +275,9 @@ def test_a_teacher_that_is_asked_again_agrees_with_itself(made: LabelledJob) -> 
 def test_labels_that_numpy_computes_agree_within_the_tolerance(made: LabelledJob) -> None:
     weight, bias = small_jobs.teacher_weights(slice(0, 300))
     pixels = Dataset.open(made.store, made.record.dataset).read(1)["image"].reshape(SHARD_ROWS, 64) / 255
-    by_numpy = {LOGITS: (pixels @ weight.T + bias).astype(np.float16)}
+    by_numpy = (pixels @ weight.T + bias).astype(np.float16)
 
-    difference, agreement = compare(LabelSet(made.store, made.record).read(1), by_numpy)
+    difference, agreement = compare(LabelSet(made.store, made.record).read(1)[LOGITS], by_numpy)
 
     assert difference <= TOLERANCE / 4
     assert agreement == 1.0
@@ -293,16 +294,15 @@ def test_only_as_many_shards_as_asked_for_are_computed_again(made: LabelledJob) 
 
 @pytest.mark.parametrize(("by", "differs"), [(0.0, False), (2.0**-9, False), (2.0**-7, True), (float("nan"), True)])
 def test_a_difference_beyond_rounding_is_told_from_one_within(by: float, differs: bool) -> None:
-    stored = {LOGITS: np.array([[8.0, -4.0], [0.5, 0.25]], np.float16), "place": np.array([1, 0], np.int32)}
-    again = stored | {LOGITS: (stored[LOGITS] * np.float16(1 + by))}
+    stored = np.array([[8.0, -4.0], [0.5, 0.25]], np.float16)
 
-    difference, _ = compare(stored, again)
+    difference, _ = compare(stored, stored * np.float16(1 + by))
 
     assert (not difference <= TOLERANCE) == differs
 
 
 def test_agreement_is_the_share_of_rows_with_the_same_first_choice() -> None:
-    stored = {LOGITS: np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float16)}
-    again = {LOGITS: np.array([[1, 0], [1, 0], [1, 0], [1, 0]], np.float16)}
+    stored = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float16)
+    again = np.array([[1, 0], [1, 0], [1, 0], [1, 0]], np.float16)
 
     assert compare(stored, again) == (1.0, 0.75)

@@ -17,12 +17,13 @@ import safetensors.numpy
 
 from cluster.identity import digest_of
 from cluster.models import InputConfig
+from cluster.shards.codecs.dense import LOGITS, DenseCodec
+from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.dataset import Dataset, write_dataset
-from cluster.shards.labelset import LOGITS, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.open import open_store
 from teachers.deployment import LabelRequest, ReplicaSetup, TeacherReplica, _Progress
-from teachers.outputs import logits_column
 from teachers.spec import TeacherConfig
 from teachers.weights import StoredWeights
 from tests.fixtures.watched_models import Watched
@@ -168,5 +169,5 @@ class _Bench:
         return ReplicaSetup(self._store.uri, config, weights)
 
     def _record(self, number: int) -> LabelSetRecord:
-        columns = (logits_column(CLASSES),)
+        columns = DenseCodec(DenseConfig(), CLASSES).columns()
         return LabelSetRecord(teacher="watched", teacher_identity=f"{number:016x}", dataset=DATASET, columns=columns)

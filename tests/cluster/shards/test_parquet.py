@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LOGITS, Commit, LabelSet, LabelSetRecord
+from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
 from cluster.shards.parquet import OutputError, export_shard
 from cluster.shards.schema import DType, columns_of
 from cluster.shards.verified import ShardCorruptError

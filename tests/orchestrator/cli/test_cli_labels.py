@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import HiddenConfig, TopKConfig
-from cluster.shards.dataset import write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
-from cluster.shards.schema import LABEL, Column
 from cluster.shards.shared import publish_shared
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.app import exit_code_of
-from tests.fixtures.labelled import ROWS, SHARD_ROWS, SHARDS, answer, label, name_of, new_store
+from tests.fixtures.labelled import CLASSES, DATASET, ROWS, SHARD_ROWS, SHARDS, answer, label, name_of, new_store
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cluster.identity import digest_of
-from cluster.shards.labelset import LOGITS, LabelSet
+from cluster.shards.codecs.dense import LOGITS
+from cluster.shards.labelset import LabelSet
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.app import exit_code_of
 from orchestrator.load import dump_spec
