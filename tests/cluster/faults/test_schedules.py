@@ -12,7 +12,7 @@ from tests.simulation.schedules import REAL, ViolatedSchedule, run_schedule
 from tests.simulation.world import Fate, fates_of
 
 NUM_SCHEDULES = 250
-MAX_SEEDS_TO_FIND_A_MUTANT = 150
+MAX_SEEDS_TO_FIND_A_MUTANT = 1000
 MAX_ACTORS = 5
 
 pick = st.integers(0, 99)
