@@ -12,7 +12,8 @@ from cluster.shards.labelset import LabelSetRecord
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
-from students.spec import CrossEntropyTerm, OrderConfig
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.spec import OrderConfig
 from students.task import Target, Targets, TrainingTask
 from teachers.outputs import logits_column
 from teachers.spec import TeacherConfig

@@ -19,10 +19,11 @@ from cluster.storage.directory import DirectoryStore
 from students.checkpoints import latest_step
 from students.group import Alone, chunks, fold_seed
 from students.loop import train
-from students.spec import CrossEntropyTerm, KLTerm
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.kl import KLTerm
 from students.task import Execution, TrainedRecord, TrainingTask
 from tests.fixtures.tiny import points, targets, task, teacher_logits, write_labels, write_rows
-from tests.fixtures.tiny_workers import exchange, failure_of, together, train_and_die, train_member
+from tests.fixtures.tiny_workers import exchange, failure_of, gathered, together, train_and_die, train_member
 
 HELD_OUT = points(40, seed=2, spread=0.8)
 
@@ -126,6 +127,13 @@ def test_workers_sum_and_take_from_the_first_exactly_and_keep_what_is_theirs(tmp
     found = together(tmp_path, 4, exchange)
 
     assert found == [([6.0, 4.0], [float(rank), 1.0], 2**40) for rank in range(4)]
+
+
+def test_workers_gather_the_rows_of_all_and_gradients_flow_to_their_own(tmp_path: Path) -> None:
+    found = together(tmp_path, 3, gathered)
+
+    everyone = [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
+    assert found == [(everyone, [4.0 * rank] * (rank + 1)) for rank in range(3)]
 
 
 def test_no_two_steps_or_workers_of_a_training_share_a_stream_of_random_numbers() -> None:
