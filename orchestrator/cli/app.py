@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, SpecError
-from orchestrator.cli import jobs, labels, report, run, schema
+from orchestrator.cli import jobs, labels, report, run, schema, techniques
 
 app = typer.Typer(
     help="Compress an ensemble of teachers into one student: label once, train many students.",
@@ -29,6 +29,7 @@ for command in (run.demo, schema.init, run.plan, run.run, jobs.submit, jobs.stat
 app.add_typer(labels.app, name="labels")
 app.command(name="report")(report.show_report)
 app.command(name="schema")(schema.print_schema)
+app.command(name="techniques")(techniques.print_techniques)
 
 
 def main() -> NoReturn:

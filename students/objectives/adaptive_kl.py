@@ -23,6 +23,7 @@ class AdaptiveKLTerm(RowTerm):
 
     term: Literal["adaptive_kl"] = "adaptive_kl"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
     mu: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Mass of the tail: the least probable classes that together hold at most so much."""
 

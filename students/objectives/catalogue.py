@@ -1,6 +1,6 @@
 """All terms that an objective may have: the one list by which a spec and `coffey techniques` find them."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from students.objectives.skew_kl import SkewKLTerm
 from students.objectives.standardised_kl import StandardisedKLTerm
 from students.objectives.taid import TAIDTerm
 from students.objectives.teacher_free import TeacherFreeTerm
+from students.objectives.term import Term
 from students.objectives.tvd import TVDTerm
 
 TermConfig = Annotated[
@@ -35,3 +36,5 @@ TermConfig = Annotated[
     Field(discriminator="term"),
 ]
 """One term of an objective, told apart by its `term`."""
+
+TERMS: tuple[type[Term], ...] = get_args(get_args(TermConfig)[0])

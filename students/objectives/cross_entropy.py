@@ -1,6 +1,8 @@
 """Cross-entropy with the labels, on the rows that have one.
 
-L = -Σ_c y(c) log q(c),   y = (1 - ε) onehot + ε / C   with label smoothing ε (1512.00567)
+    L = -Σ_c y(c) log q(c),   y = (1 - ε) onehot + ε / C
+
+with label smoothing ε (1512.00567). Rows without a label count nothing.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 class CrossEntropyTerm(RowTerm):
     """Cross-entropy with the labels, on the rows that have one."""
 
+    family = "supervised"
     reads = frozenset({"labels"})
 
     term: Literal["cross_entropy"] = "cross_entropy"

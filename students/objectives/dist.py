@@ -24,6 +24,7 @@ class DISTTerm(BatchTerm):
 
     term: Literal["dist"] = "dist"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the relations among the classes of a row."""
     gamma: Annotated[float, Field(ge=0)] = 1.0

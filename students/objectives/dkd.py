@@ -25,6 +25,7 @@ class DKDTerm(RowTerm):
 
     term: Literal["dkd"] = "dkd"
     temperature: Positive = 4.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the row's own class."""
     beta: Annotated[float, Field(ge=0)] = 8.0

@@ -23,6 +23,7 @@ class JSDTerm(RowTerm):
 
     term: Literal["jsd"] = "jsd"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
     beta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the teachers in the mixture; 0 is forward KL, 1 reverse KL."""
 

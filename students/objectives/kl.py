@@ -19,6 +19,7 @@ class KLTerm(RowTerm):
 
     term: Literal["kl"] = "kl"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`."""

@@ -20,6 +20,7 @@ class ReverseKLTerm(RowTerm):
 
     term: Literal["reverse_kl"] = "reverse_kl"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`."""

@@ -23,6 +23,7 @@ class SkewKLTerm(RowTerm):
 
     term: Literal["skew_kl"] = "skew_kl"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the first argument in the mixture."""
     reverse: bool = False

@@ -23,6 +23,7 @@ class StandardisedKLTerm(RowTerm):
 
     term: Literal["standardised_kl"] = "standardised_kl"
     temperature: Positive = 2.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`."""

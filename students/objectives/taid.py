@@ -29,6 +29,7 @@ class TAIDTerm(BatchTerm):
 
     term: Literal["taid"] = "taid"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
     start: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """t at the first step."""
     alpha: Annotated[float, Field(ge=0)] = 5e-4

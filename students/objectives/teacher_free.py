@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 class TeacherFreeTerm(RowTerm):
     """KL to a virtual teacher that knows the labels, on the rows that have one, times T² (1909.11723)."""
 
+    family = "self"
     reads = frozenset({"labels"})
 
     term: Literal["teacher_free"] = "teacher_free"
     temperature: Positive = 20.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
     correct: Annotated[float, Field(gt=0, le=1)] = 0.99
     """What the virtual teacher gives the row's own class."""
 

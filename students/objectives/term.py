@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Input = Literal["target", "teachers", "labels"]
 """`target`: the fused teachers; `teachers`: each teacher by itself; `labels`: class indices, where a row has one."""
 
+Family = Literal["response-based", "self", "supervised"]
+
 
 @dataclass(frozen=True)
 class TermInputs:
@@ -53,9 +55,11 @@ class TermInputs:
 class Term(Config):
     """One summand of an objective."""
 
+    family: ClassVar[Family] = "response-based"
     reads: ClassVar[frozenset[Input]] = frozenset({"target"})
 
     weight: Weight = 1.0
+    """Share of the term in the sum: a number, or a schedule of numbers."""
 
     def build(self, *, num_classes: int) -> "nn.Module | None":
         """Return what the term learns or remembers; it is saved with the student, and never exported."""

@@ -1,6 +1,8 @@
 """Total variation distance (Wen et al. 2023, 2307.15190).
 
-L = T² ½ Σ_c |p_T(c) - q_T(c)|
+    L = T² ½ Σ_c |p_T(c) - q_T(c)|
+
+The share of the mass that lies with another class; its gradient does not grow where the student is very wrong.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +19,7 @@ class TVDTerm(RowTerm):
 
     term: Literal["tvd"] = "tvd"
     temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return a share of the mass times T², `[N]`."""

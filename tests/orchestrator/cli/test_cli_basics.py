@@ -73,7 +73,19 @@ class TestHelp:
         assert result.stdout == coffey("--help", cwd=tmp_path).stdout
 
     def test_every_command_has_help(self, tmp_path: Path) -> None:
-        for command in ("demo", "init", "plan", "run", "submit", "status", "logs", "stop", "report", "schema"):
+        for command in (
+            "demo",
+            "init",
+            "plan",
+            "run",
+            "submit",
+            "status",
+            "logs",
+            "stop",
+            "report",
+            "schema",
+            "techniques",
+        ):
             result = coffey(command, "--help", cwd=tmp_path)
             assert (result.returncode, result.stderr) == (0, "")
             assert f"coffey {command}" in result.stdout
@@ -190,6 +202,17 @@ class TestInterruption:
         assert process.returncode == code
         assert "the same command again continues" in said
         assert "Traceback" not in said
+
+
+class TestTechniques:
+    def test_they_are_listed_for_people_for_programs_and_as_a_page(self, tmp_path: Path) -> None:
+        listed = json.loads(coffey("techniques", "--json", cwd=tmp_path).stdout)["techniques"]
+        table, page = (coffey("techniques", *how, cwd=tmp_path).stdout for how in ([], ["--markdown"]))
+
+        assert {"kl", "dkd", "dist", "jsd", "taid", "cross_entropy"} <= {it["name"] for it in listed}
+        for it in listed:
+            assert it["name"] in table
+            assert f"## {it['name']}\n" in page
 
 
 class TestStarterAndSchema:
