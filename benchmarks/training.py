@@ -36,8 +36,10 @@ from cluster.storage.protocol import ObjectStore
 from students.batches import TrainingData
 from students.fusion import fuse
 from students.loop import build_optimizer
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch, Objective
-from students.spec import CrossEntropyTerm, KLTerm, OrderConfig
+from students.spec import OrderConfig
 from students.task import Execution, Target, Targets, TrainingTask
 
 DATASET, CLASSES, TEACHERS, SHARD_ROWS = "0" * 16, 10, 3, 4096

@@ -14,7 +14,8 @@ from cluster.shards.labelset import LabelSetRecord
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
-from students.spec import CrossEntropyTerm, OrderConfig
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.spec import OrderConfig
 from students.task import Target, Targets, TrainingTask
 from teachers.spec import TeacherConfig
 from teachers.weights import StoredWeights, check_classes, classes_in, read_weights, weights_in_store

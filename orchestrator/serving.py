@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 from cluster.shards.codecs.spec import listed
-from students.spec import FusionConfig, KLTerm, TermConfig
+from students.objectives.catalogue import TermConfig
+from students.spec import FusionConfig
 from teachers.spec import TeacherConfig
 
 
 def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective: Sequence[TermConfig]) -> Iterator[str]:
     """Yield what is asked of teachers' labels that they will not hold, with the fields that say so."""
-    asked = sorted({term.temperature for term in objective if isinstance(term, KLTerm)})
+    terms = [term for term in objective if "target" in term.reads]
+    asked = sorted({term.target_temperature for term in terms if term.target_temperature is not None})
+    changing = [term.term for term in terms if term.target_temperature is None]
     for teacher in teachers:
         served, theirs = teacher.labels.served, f"the `{teacher.labels.codec}` labels of teacher {teacher.name}"
         if served is None:
@@ -19,20 +22,25 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
                 f"fusion.calibrate is true, and {theirs} are exact at {listed(served)} only, not at a fitted "
                 "temperature; expected fusion.calibrate: false, or labels of codec `dense` or `hidden`"
             )
+        if changing:
+            yield (
+                f"objective: the temperature of term `{changing[0]}` follows a schedule, and {theirs} are exact at "
+                f"{listed(served)} only; expected a number"
+            )
         for temperature in asked:
             if temperature not in served:
                 yield (
-                    f"objective: a `kl` term has temperature {temperature:g}, and {theirs} are exact at "
+                    f"objective: a term has temperature {temperature:g}, and {theirs} are exact at "
                     f"{listed(served)} only; expected one of these, or labels that serve it"
                 )
         if len(asked) > 1:
-            yield f"objective: `kl` terms have temperatures {listed(tuple(asked))}; with {theirs} expected one for all"
+            yield f"objective: terms have temperatures {listed(tuple(asked))}; with {theirs} expected one for all"
         if asked == [1.0]:
             continue
         if fusion.when == "write":
-            yield f"fusion.when is write, which fuses at temperature 1; with {theirs} expected `read`, or a `kl` at 1"
+            yield f"fusion.when is write, which fuses at temperature 1; with {theirs} expected `read`, or terms at 1"
         if fusion.combine == "mean_probability" and len(teachers) > 1:
             yield (
                 "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
-                f"{theirs} do not hold; expected mean_logit, or `kl` terms at temperature 1"
+                f"{theirs} do not hold; expected mean_logit, or terms at temperature 1"
             )

@@ -7,7 +7,11 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
-from students.spec import BaselineConfig, CrossEntropyTerm, FusionConfig, KLTerm, StudentConfig, TermConfig, TrainConfig
+from students.objectives.catalogue import TermConfig
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.kl import KLTerm
+from students.objectives.term import BatchTerm
+from students.spec import BaselineConfig, FusionConfig, StudentConfig, TrainConfig
 from teachers.spec import Name, TeacherConfig
 
 
@@ -75,8 +79,24 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not any(isinstance(term, KLTerm) for term in self.objective):
-            raise ValueError("objective: no term reads the teachers; expected at least one `kl`")
+        if not any(term.reads & {"target", "teachers"} for term in self.objective):
+            raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
+        one_by_one = [term.term for term in self.objective if "teachers" in term.reads]
+        if one_by_one and self.fusion.when == "write":
+            raise ValueError(
+                f"fusion.when is `write`, which keeps only the fused labels; the term `{one_by_one[0]}` reads every "
+                "teacher by itself and expects `read`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_whole(self) -> "JobSpec":
+        of_batches = [term.term for term in self.objective if isinstance(term, BatchTerm)]
+        if of_batches and self.train.accumulate > 1:
+            raise ValueError(
+                f"train.accumulate is {self.train.accumulate}, and the term `{of_batches[0]}` compares the rows of a "
+                "whole batch; expected 1"
+            )
         return self
 
     @model_validator(mode="after")

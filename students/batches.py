@@ -21,8 +21,9 @@ from cluster.shards.verified import Fetch
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
+from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
-from students.spec import KLTerm, OrderConfig, TermConfig
+from students.spec import OrderConfig
 from students.task import Execution, Target, TrainingTask
 
 _POLL_S = 0.1
@@ -159,8 +160,8 @@ def target_temperature(objective: Sequence[TermConfig]) -> float:
 
     Where they don't, only codecs that serve any temperature are read, and their logits are the same at all.
     """
-    found = {term.temperature for term in objective if isinstance(term, KLTerm)}
-    return found.pop() if len(found) == 1 else 1.0
+    found = {term.target_temperature for term in objective if "target" in term.reads}
+    return (found.pop() or 1.0) if len(found) == 1 else 1.0
 
 
 def _target_name(place: int, column: str) -> str:

@@ -29,6 +29,9 @@ class Group(Protocol):
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of `values` over the group."""
 
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all workers in the order of their ranks; gradients flow to our own."""
+
     def from_first(self, value: int) -> int:
         """Return the value of rank 0."""
 
@@ -55,6 +58,10 @@ class Alone:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values themselves."""
         return values
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows themselves."""
+        return rows
 
     def from_first(self, value: int) -> int:
         """Return the value itself."""
@@ -89,6 +96,21 @@ class Together:
         total = values.to(self.device, copy=True)
         torch.distributed.all_reduce(total)
         return total.to(values.device)
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """All-gather them; workers may have different numbers of rows, and the exchange needs equal ones."""
+        lengths = self._gathered(torch.tensor([len(rows)], device=rows.device))
+        longest = max(int(length) for length in lengths)
+        padded = rows.detach().new_zeros(longest, *rows.shape[1:])
+        padded[: len(rows)] = rows.detach()
+        parts = [part[: int(length)] for part, length in zip(self._gathered(padded), lengths, strict=True)]
+        parts[self.rank] = rows
+        return torch.cat(parts)
+
+    def _gathered(self, values: torch.Tensor) -> list[torch.Tensor]:
+        everyone = [torch.empty_like(values) for _ in range(self.world_size)]
+        torch.distributed.all_gather(everyone, values)
+        return everyone
 
     def from_first(self, value: int) -> int:
         """Broadcast from rank 0."""

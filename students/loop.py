@@ -24,6 +24,7 @@ from students.batches import TrainingData
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
+from students.learner import Learner
 from students.objectives.objective import Batch, Objective
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
 
@@ -71,14 +72,21 @@ class _Training:
         self._store, self._task, self._execution, self._group = store, task, execution, group
         self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size)
         self._held_out = HeldOut(store, task.held_out, task.model.inputs, group)
-        self._objective = Objective(task.objective, labelled_share=self._data.labelled_share)
         seed_torch(fold_seed(task.seed), group.device)
         self._module = in_fast_layout(build_module(task.model)).to(group.device)
         classes = self._data.num_classes
         check_shapes(self._module, self._held_out.sample(), num_classes=classes, factory=task.model.factory)
-        wrapped = group.wrap(self._module)
-        self._wrapped = torch.compile(wrapped) if execution.compile else wrapped
-        self._optimizer = build_optimizer(task.optimizer, self._module)
+        objective = Objective(
+            task.objective,
+            labelled_share=self._data.labelled_share,
+            num_classes=classes,
+            gather=group.gather_rows,
+            world_size=group.world_size,
+        )
+        student: nn.Module = torch.compile(self._module) if execution.compile else self._module  # type: ignore[assignment]
+        self._learner = Learner(student, objective, is_half=task.precision == "bfloat16").to(group.device)
+        self._wrapped = group.wrap(self._learner)
+        self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
         self._num_steps = self._steps_per_epoch * task.epochs
         self._step, self._points, self._loss_sum = 0, tuple[EpochPoint, ...](), 0.0
@@ -120,15 +128,12 @@ class _Training:
                 self._backward(batch.part(part), global_rows)
         self._backward(batch.part(parts[-1]), global_rows)
         if self._task.optimizer.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._module.parameters(), self._task.optimizer.clip_norm)
+            nn.utils.clip_grad_norm_(self._learner.parameters(), self._task.optimizer.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, batch: Batch, global_rows: int) -> None:
-        is_half = self._task.precision == "bfloat16"
-        with torch.autocast(self._group.device.type, dtype=torch.bfloat16, enabled=is_half):
-            logits = self._wrapped(batch.inputs)
-        loss = self._objective(logits.float(), batch, global_rows=global_rows)
+        loss = self._wrapped(batch, global_rows=global_rows, progress=self._step / self._num_steps)
         # DDP averages gradients over the workers; their sum is the gradient of the global batch.
         (loss * self._group.world_size).backward()
         self._loss_here += loss.detach().to("cpu", torch.float64)
@@ -175,7 +180,11 @@ class _Training:
             return
         self._gather_loss()
         if self._group.rank == 0:
-            state = {"module": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
+            state = {
+                "module": self._module.state_dict(),
+                "objective": self._learner.objective.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+            }
             save_checkpoint(
                 self._store, self._task, state, step=self._step, points=self._points, loss_sum=self._loss_sum
             )
@@ -187,6 +196,7 @@ class _Training:
             return
         record, state = load_checkpoint(self._store, self._task, step)
         self._module.load_state_dict(state["module"])
+        self._learner.objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self._points, self._loss_sum = record.step, record.points, record.loss_sum
 

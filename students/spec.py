@@ -40,25 +40,6 @@ class FusionConfig(Config):
     that training reads one column instead of one for each teacher."""
 
 
-class KLTerm(Config):
-    """Forward KL to the fused teachers, times T² (1503.02531)."""
-
-    term: Literal["kl"] = "kl"
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    weight: Annotated[float, Field(gt=0)] = 1.0
-
-
-class CrossEntropyTerm(Config):
-    """Cross-entropy with the labels, on the rows that have one."""
-
-    term: Literal["cross_entropy"] = "cross_entropy"
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-TermConfig = Annotated[KLTerm | CrossEntropyTerm, Field(discriminator="term")]
-
-
 class OrderConfig(Config):
     """How rows are shuffled, independently of the number of workers."""
 

@@ -13,7 +13,8 @@ from cluster.models import ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
-from students.spec import Combine, OrderConfig, TermConfig
+from students.objectives.catalogue import TermConfig
+from students.spec import Combine, OrderConfig
 
 RECIPE = 1
 

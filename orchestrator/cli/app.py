@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, SpecError
-from orchestrator.cli import doctor, jobs, labels, report, run, schema
+from orchestrator.cli import doctor, jobs, labels, report, run, schema, techniques
 
 app = typer.Typer(
     help="Compress an ensemble of teachers into one student: label once, train many students.",
@@ -39,6 +39,7 @@ for command in (
 app.add_typer(labels.app, name="labels")
 app.command(name="report")(report.show_report)
 app.command(name="schema")(schema.print_schema)
+app.command(name="techniques")(techniques.print_techniques)
 
 
 def main() -> NoReturn:

@@ -1,18 +1,40 @@
 """Cross-entropy with the labels, on the rows that have one.
 
-    L = -Σ_c y(c) log q(c),   y = (1 - ε) onehot + ε / C   with label smoothing ε (1512.00567)
+    L = -Σ_c y(c) log q(c),   y = (1 - ε) onehot + ε / C
 
-Legend: N rows, C classes.
+with label smoothing ε (1512.00567). Rows without a label count nothing.
 """
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cluster.shards.schema import NO_LABEL
+from pydantic import Field
+
+from students.objectives.term import RowTerm, TermInputs
+
+if TYPE_CHECKING:
+    import torch
 
 
-def cross_entropy_rows(logits_NC: torch.Tensor, labels_N: torch.Tensor, *, label_smoothing: float) -> torch.Tensor:
-    """Return the loss of each row, nats, `[N]`; 0 where the label is `NO_LABEL`."""
-    return F.cross_entropy(
-        logits_NC, labels_N, reduction="none", ignore_index=NO_LABEL, label_smoothing=label_smoothing
-    )
+class CrossEntropyTerm(RowTerm):
+    """Cross-entropy with the labels, on the rows that have one."""
+
+    family = "supervised"
+    reads = frozenset({"labels"})
+
+    term: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread evenly over all classes (1512.00567)."""
+
+    def rows(self, seen: TermInputs) -> "torch.Tensor":
+        """Return nats, `[N]`; 0 where the label is `NO_LABEL`."""
+        import torch.nn.functional as F
+
+        from cluster.shards.schema import NO_LABEL
+
+        return F.cross_entropy(
+            seen.student_logits_NC,
+            seen.labels_N,
+            reduction="none",
+            ignore_index=NO_LABEL,
+            label_smoothing=self.label_smoothing,
+        )

@@ -2,15 +2,36 @@
 
     L = T² Σ_c p_T(c) (log p_T(c) - log q_T(c)),   p_T = softmax(z_t / T),  q_T = softmax(z_s / T)
 
-T² keeps the size of the gradient when T changes. Legend: N rows, C classes.
+T² keeps the size of the gradient when T changes.
 """
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, Literal
+
+from students.objectives.schedules import Positive, at
+from students.objectives.term import RowTerm, TermInputs
+
+if TYPE_CHECKING:
+    import torch
 
 
-def kl_rows(student_logits_NC: torch.Tensor, target_logits_NC: torch.Tensor, *, temperature: float) -> torch.Tensor:
+class KLTerm(RowTerm):
+    """Forward KL to the fused teachers, times T² (1503.02531)."""
+
+    term: Literal["kl"] = "kl"
+    temperature: Positive = 1.0
+    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+
+    def rows(self, seen: TermInputs) -> "torch.Tensor":
+        """Return nats times T², `[N]`."""
+        return kl_rows(seen.student_logits_NC, seen.target_NC, temperature=at(self.temperature, seen.progress))
+
+
+def kl_rows(
+    student_logits_NC: "torch.Tensor", target_logits_NC: "torch.Tensor", *, temperature: float
+) -> "torch.Tensor":
     """Return the loss of each row, nats times T², `[N]`."""
+    import torch.nn.functional as F
+
     student = F.log_softmax(student_logits_NC / temperature, dim=-1)
     target = F.log_softmax(target_logits_NC / temperature, dim=-1)
     return temperature**2 * F.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1)

@@ -86,7 +86,18 @@ FULL: dict[str, Any] = {
     "student": {"name": "small", "model": "models:Small", "arguments": {"width": 1}, "inputs": INPUTS},
     "objective": [
         {"term": "kl", "temperature": 1.0, "weight": 0.5},
-        {"term": "cross_entropy", "weight": 0.5, "label_smoothing": 0.1},
+        {
+            "term": "cross_entropy",
+            "weight": {"schedule": "cosine", "start": 4.0, "end": 1.0, "begin": 0.1, "finish": 0.9},
+            "label_smoothing": 0.1,
+        },
+        {"term": "adaptive_kl", "weight": 0.1, "temperature": 1.0, "mu": 0.4},
+        {"term": "dist", "weight": 0.1, "temperature": 1.0, "beta": 0.5, "gamma": 0.5},
+        {"term": "dkd", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "beta": 0.5},
+        {"term": "mse", "weight": 0.1, "centred": False},
+        {"term": "skew_kl", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "reverse": True},
+        {"term": "taid", "weight": 0.1, "temperature": 1.0, "start": 0.5, "alpha": 0.1, "beta": 0.5},
+        {"term": "teacher_free", "weight": 0.1, "temperature": 2.0, "correct": 0.9},
     ],
     "train": {
         "epochs": 2,
@@ -97,7 +108,7 @@ FULL: dict[str, Any] = {
         "optimizer": OPTIMIZER,
         "seeds": [0, 1],
         "precision": "bfloat16",
-        "accumulate": 2,
+        "accumulate": 1,
         "compile": True,
         "order": {"lanes": 4, "window_rows": 128},
         "checkpoint_every_s": 5.0,

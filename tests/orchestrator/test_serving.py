@@ -26,12 +26,16 @@ def spec_of(*overrides: str) -> JobSpec:
         ((SAMPLED,), "fusion.calibrate is true, and the `sampled` labels of teacher given are exact at 1 only"),
         (
             (TOP_K, PLAIN, "objective=[{term: kl, temperature: 3}]"),
-            "objective: a `kl` term has temperature 3, and the `topk` labels of teacher given are exact at 1 and 2",
+            "objective: a term has temperature 3, and the `topk` labels of teacher given are exact at 1 and 2",
         ),
-        ((SAMPLED, PLAIN, AT_2), "objective: a `kl` term has temperature 2, and the `sampled` labels"),
+        (
+            (TOP_K, PLAIN, "objective=[{term: jsd, temperature: {schedule: linear, start: 2, end: 1}}]"),
+            "objective: the temperature of term `jsd` follows a schedule, and the `topk` labels of teacher given",
+        ),
+        ((SAMPLED, PLAIN, AT_2), "objective: a term has temperature 2, and the `sampled` labels"),
         (
             (TOP_K, PLAIN, LOGITS, "objective=[{term: kl}, {term: kl, temperature: 2}]"),
-            "objective: `kl` terms have temperatures 1 and 2; with the `topk` labels of teacher given expected one",
+            "objective: terms have temperatures 1 and 2; with the `topk` labels of teacher given expected one",
         ),
         ((TOP_K, PLAIN, LOGITS, AT_2, "fusion.when=write"), "fusion.when is write, which fuses at temperature 1"),
         ((TOP_K, PLAIN, AT_2), "fusion.combine is mean_probability, whose tempered form needs every class"),

@@ -20,8 +20,10 @@ from cluster.shards.records import publish_record
 from cluster.shards.schema import NO_LABEL, Column
 from cluster.storage.directory import DirectoryStore
 from students.batches import LabelsLateError, TrainingData, default_window_rows, target_temperature
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch
-from students.spec import CrossEntropyTerm, KLTerm, OrderConfig
+from students.spec import OrderConfig
 from students.task import Execution, Target, Targets, TrainingTask
 from tests.fixtures.plain_order import plain_batches
 from tests.fixtures.tiny import commit_shard, label_record, numbered, targets, task, write_labels, write_rows

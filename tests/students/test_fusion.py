@@ -14,7 +14,8 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.storage.directory import DirectoryStore
 from students.batches import TrainingData
 from students.fusion import fuse
-from students.spec import Combine, KLTerm
+from students.objectives.kl import KLTerm
+from students.spec import Combine
 from students.task import Execution, Target, Targets
 from tests.fixtures.tiny import numbered, task, write_labels, write_rows
 

@@ -26,7 +26,8 @@ from students.batches import LabelsLateError
 from students.checkpoints import ForeignCheckpointError, latest_step
 from students.group import Alone
 from students.loop import TrainingDivergedError, train
-from students.spec import CrossEntropyTerm, KLTerm
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.kl import KLTerm
 from students.task import Execution, ProgressRecord, TrainedRecord, TrainingTask
 from tests.fixtures.crashing_store import CrashingStore, Killed
 from tests.fixtures.plain_order import plain_batches

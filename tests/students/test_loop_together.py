@@ -19,10 +19,13 @@ from cluster.storage.directory import DirectoryStore
 from students.checkpoints import latest_step
 from students.group import Alone, chunks, fold_seed
 from students.loop import train
-from students.spec import CrossEntropyTerm, KLTerm
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.dist import DISTTerm
+from students.objectives.kl import KLTerm
+from students.objectives.taid import TAIDTerm
 from students.task import Execution, TrainedRecord, TrainingTask
 from tests.fixtures.tiny import points, targets, task, teacher_logits, write_labels, write_rows
-from tests.fixtures.tiny_workers import exchange, failure_of, together, train_and_die, train_member
+from tests.fixtures.tiny_workers import exchange, failure_of, gathered, together, train_and_die, train_member
 
 HELD_OUT = points(40, seed=2, spread=0.8)
 
@@ -82,6 +85,24 @@ def test_one_two_and_four_workers_end_with_the_same_weights(root: Path, tmp_path
     assert_same_training(trained[1], trained[4])
 
 
+def test_terms_that_compare_rows_or_remember_see_the_same_batches_whatever_the_number_of_workers_and_whoever_dies(
+    root: Path, tmp_path: Path
+) -> None:
+    terms = (DISTTerm(), TAIDTerm(alpha=0.1), CrossEntropyTerm(weight=0.3))
+    training = training_in(root, objective=terms)
+    trained = {}
+    for workers in (1, 3):
+        copy = Path(shutil.copytree(root, tmp_path / str(workers)))
+        trained[workers] = copy, train_in(copy, training, workers)
+    with pytest.raises(BrokenProcessPool):
+        together(tmp_path, 2, train_and_die, root, training, Execution(checkpoint_every_s=0.0), 2)
+
+    resumed = root, train_in(root, training, 1)
+
+    assert_same_training(trained[1], trained[3])
+    assert_same_training(trained[1], resumed)
+
+
 def test_when_a_worker_dies_any_number_of_others_goes_on_from_its_checkpoint(root: Path, tmp_path: Path) -> None:
     training = training_in(root)
     copy = Path(shutil.copytree(root, tmp_path / "whole"))
@@ -126,6 +147,13 @@ def test_workers_sum_and_take_from_the_first_exactly_and_keep_what_is_theirs(tmp
     found = together(tmp_path, 4, exchange)
 
     assert found == [([6.0, 4.0], [float(rank), 1.0], 2**40) for rank in range(4)]
+
+
+def test_workers_gather_the_rows_of_all_and_gradients_flow_to_their_own(tmp_path: Path) -> None:
+    found = together(tmp_path, 3, gathered)
+
+    everyone = [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
+    assert found == [(everyone, [4.0 * rank] * (rank + 1)) for rank in range(3)]
 
 
 def test_no_two_steps_or_workers_of_a_training_share_a_stream_of_random_numbers() -> None:

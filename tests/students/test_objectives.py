@@ -11,16 +11,20 @@ from scipy.special import log_softmax, rel_entr, softmax
 
 from cluster.shards.order import EpochOrder
 from cluster.shards.schema import NO_LABEL
-from students.objectives.cross_entropy import cross_entropy_rows
-from students.objectives.kl import kl_rows
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.kl import KLTerm, kl_rows
 from students.objectives.objective import Batch, Objective
-from students.spec import CrossEntropyTerm, KLTerm
+from students.objectives.term import BatchTerm, TermInputs
 
 TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
 
 
 def random_logits(rows: int, classes: int, *, seed: int, scale: float = 3.0) -> torch.Tensor:
     return scale * torch.randn(rows, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def cross_entropy_rows(logits_NC: torch.Tensor, labels_N: torch.Tensor, *, label_smoothing: float) -> torch.Tensor:
+    return CrossEntropyTerm(label_smoothing=label_smoothing).rows(TermInputs(logits_NC, labels_N))
 
 
 def batch_of(labels: list[int], target_logits_NC: torch.Tensor | None = None) -> Batch:
@@ -178,3 +182,45 @@ def test_without_any_label_cross_entropy_is_zero_and_not_undefined() -> None:
     loss = objective(random_logits(3, 2, seed=1), batch_of([NO_LABEL] * 3), global_rows=3)
 
     assert loss.item() == 0.0
+
+
+class Spread(BatchTerm):
+    """How far the rows of a batch are from each other: nothing that a worker can tell from its own rows."""
+
+    def loss(self, seen: TermInputs) -> torch.Tensor:
+        return torch.cdist(seen.student_logits_NC, seen.target_NC).mean()
+
+
+def test_a_term_over_a_batch_has_one_value_and_one_gradient_however_the_rows_are_spread_over_workers() -> None:
+    logits, teacher = random_logits(7, 3, seed=1).requires_grad_(), random_logits(7, 3, seed=2)
+    expected = torch.cdist(logits, teacher).mean()
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+
+    losses = []
+    for own in (slice(0, 3), slice(3, 7)):  # what each of two workers would compute
+
+        def gather(rows: torch.Tensor, own: slice = own) -> torch.Tensor:
+            everyone = logits if rows.requires_grad else teacher if rows.dim() == 2 else torch.zeros(7)
+            return torch.cat([everyone[: own.start].detach(), rows, everyone[own.stop :].detach()])
+
+        objective = Objective([Spread(weight=0.5)], labelled_share=1.0, gather=gather, world_size=2)
+        batch = batch_of([0] * len(logits[own]), teacher[own])
+        losses.append(objective(logits[own], batch, global_rows=7))
+    (gradient,) = torch.autograd.grad(sum(losses), logits)
+
+    assert sum(losses).item() == pytest.approx(0.5 * expected.item(), rel=1e-12)
+    assert gradient.numpy() == pytest.approx(0.5 * expected_gradient.numpy(), rel=1e-10)
+
+
+def test_weights_and_temperatures_follow_their_schedules() -> None:
+    logits, teacher = random_logits(5, 3, seed=3), random_logits(5, 3, seed=4)
+    term = KLTerm(
+        temperature={"schedule": "linear", "start": 4.0, "end": 1.0, "begin": 0.5},
+        weight={"schedule": "linear", "start": 0.0, "end": 2.0, "finish": 0.5},
+    )
+    objective = Objective([term], labelled_share=1.0)
+
+    for progress, weight, temperature in ((0.0, 0.0, 4.0), (0.25, 1.0, 4.0), (0.75, 2.0, 2.5), (0.999999, 2.0, 1.0)):
+        found = objective(logits, batch_of([0] * 5, teacher), global_rows=5, progress=progress)
+        expected = weight * kl_rows(logits, teacher, temperature=temperature).mean()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-12)

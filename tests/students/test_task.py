@@ -9,7 +9,9 @@ from cluster.models import InputConfig, ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
-from students.spec import CrossEntropyTerm, KLTerm, OrderConfig
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.kl import KLTerm
+from students.spec import OrderConfig
 from students.task import Target, Targets, TrainingTask
 
 LABELS = LabelSetRecord(

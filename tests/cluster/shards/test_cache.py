@@ -20,7 +20,7 @@ from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
 from cluster.storage.s3 import S3Store
 from students.batches import TrainingData
-from students.spec import KLTerm
+from students.objectives.kl import KLTerm
 from students.task import Execution
 from tests.fixtures.s3_servers import S3Bucket
 from tests.fixtures.tiny import numbered, targets, task, write_labels, write_rows

@@ -86,6 +86,7 @@ class TestHelp:
             "stop",
             "report",
             "schema",
+            "techniques",
             *labels,
         ):
             result = coffey(*command.split(), "--help", cwd=tmp_path)
@@ -204,6 +205,17 @@ class TestInterruption:
         assert process.returncode == code
         assert "the same command again continues" in said
         assert "Traceback" not in said
+
+
+class TestTechniques:
+    def test_they_are_listed_for_people_for_programs_and_as_a_page(self, tmp_path: Path) -> None:
+        listed = json.loads(coffey("techniques", "--json", cwd=tmp_path).stdout)["techniques"]
+        table, page = (coffey("techniques", *how, cwd=tmp_path).stdout for how in ([], ["--markdown"]))
+
+        assert {"kl", "dkd", "dist", "jsd", "taid", "cross_entropy"} <= {it["name"] for it in listed}
+        for it in listed:
+            assert it["name"] in table
+            assert f"## {it['name']}\n" in page
 
 
 class TestStarterAndSchema:

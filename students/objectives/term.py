@@ -1,0 +1,88 @@
+"""What a term of an objective is: options with a formula behind them.
+
+A term is one file. Its docstring gives the paper, the formula and the shapes; its class the options. torch is imported
+when a loss is computed and not when options are read, so that a plan needs none.
+
+Legend: N rows of a batch, C classes, K teachers.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from cluster.config import Config
+from students.objectives.schedules import Schedule, Weight
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Input = Literal["target", "teachers", "labels"]
+"""`target`: the fused teachers; `teachers`: each teacher by itself; `labels`: class indices, where a row has one."""
+
+Family = Literal["response-based", "self", "supervised"]
+
+
+@dataclass(frozen=True)
+class TermInputs:
+    """What a term may look at: rows of one worker, or for a `BatchTerm` the whole global batch."""
+
+    student_logits_NC: "torch.Tensor"
+    labels_N: "torch.Tensor"
+    """int64; `NO_LABEL` where there is none."""
+    target_logits_NC: "torch.Tensor | None" = None
+    """The teachers, calibrated and fused."""
+    teacher_logits_KNC: "torch.Tensor | None" = None
+    """Each teacher, calibrated; only for terms that read `teachers`."""
+    progress: float = 0.0
+    """Share of the training's steps that are taken."""
+    state: "nn.Module | None" = None
+    """What the term's `build` returned."""
+
+    @property
+    def target_NC(self) -> "torch.Tensor":
+        """The fused teachers, for a term that reads them."""
+        assert self.target_logits_NC is not None, "a plan gives no such term without teachers"  # noqa: S101
+        return self.target_logits_NC
+
+    @property
+    def teachers_KNC(self) -> "torch.Tensor":
+        """Each teacher, for a term that reads them."""
+        assert self.teacher_logits_KNC is not None, "a plan gives no such term without teachers"  # noqa: S101
+        return self.teacher_logits_KNC
+
+
+class Term(Config):
+    """One summand of an objective."""
+
+    family: ClassVar[Family] = "response-based"
+    reads: ClassVar[frozenset[Input]] = frozenset({"target"})
+
+    weight: Weight = 1.0
+    """Share of the term in the sum: a number, or a schedule of numbers."""
+
+    @property
+    def target_temperature(self) -> float | None:
+        """Temperature at which it reads the fused teachers, 1 if it has none; None if a schedule changes it."""
+        temperature = getattr(self, "temperature", 1.0)
+        return None if isinstance(temperature, Schedule) else temperature
+
+    def build(self, *, num_classes: int) -> "nn.Module | None":
+        """Return what the term learns or remembers; it is saved with the student, and never exported."""
+        return None
+
+
+class RowTerm(Term):
+    """A term that judges every row by itself. If it reads labels it counts on the labelled rows alone."""
+
+    @abstractmethod
+    def rows(self, seen: TermInputs) -> "torch.Tensor":
+        """Return the loss of each row, `[N]`; 0 on a row that lacks the label it needs."""
+
+
+class BatchTerm(Term):
+    """A term about relations among the rows of a batch: it sees the global batch of all workers."""
+
+    @abstractmethod
+    def loss(self, seen: TermInputs) -> "torch.Tensor":
+        """Return the loss of the whole batch; a scalar of the size of a mean over rows."""

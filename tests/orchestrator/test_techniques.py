@@ -1,0 +1,34 @@
+"""The list of techniques: what the code says of itself, and the page that is made of it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from orchestrator.techniques import Technique, as_markdown, techniques
+from students.objectives.catalogue import TermConfig
+
+ROOT = Path(__file__).parents[2]
+of_each = pytest.mark.parametrize("technique", techniques(), ids=lambda it: it.name)
+
+
+def test_the_page_in_docs_is_what_the_code_says() -> None:
+    assert (ROOT / "docs/techniques.md").read_text(encoding="utf-8") == as_markdown(techniques())
+
+
+@of_each
+def test_each_technique_names_its_paper_its_formula_and_the_meaning_of_its_options(technique: Technique) -> None:
+    assert re.search(r"\d{4}\.\d{4,5}", technique.source)
+    assert re.search(r"^    .* = ", technique.source, flags=re.MULTILINE)
+    assert [option.name for option in technique.options if not option.meaning] == []
+    assert technique.reads
+
+
+@of_each
+def test_each_technique_is_found_by_its_name_and_the_default_that_is_shown_is_the_default(technique: Technique) -> None:
+    term = TypeAdapter(TermConfig).validate_python({"term": technique.name})
+
+    assert {option.name: option.default for option in technique.options} == {
+        name: str(getattr(term, name)) for name in type(term).model_fields if name != "term"
+    }
