@@ -30,7 +30,7 @@ class TemperatureNotServedError(DataError):
         return (
             f"{self.where}: asked for the temperature {self.temperature:g}; these `{self.codec}` labels are exact at "
             f"{listed(self.served)} and nowhere else. Ask for one of these, or have the teacher label anew with "
-            "`labels: {codec: dense}` or `hidden`, which serve any temperature"
+            "`labels.codec` set to `dense` or `hidden`, which serve any temperature"
             f"{', or with this one among `labels.temperatures`' if self.codec == 'topk' else ''}."
         )
 

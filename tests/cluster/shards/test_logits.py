@@ -12,7 +12,8 @@ from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, HiddenConfig, SampledConfig, TopKConfig
 from cluster.shards.labelset import ForeignLabelsError, LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
-from cluster.shards.shared import has_shared, publish_shared, read_shared
+from cluster.shards.records import overwrite_record, read_record
+from cluster.shards.shared import SharedRecord, has_shared, publish_shared, read_shared
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
@@ -80,7 +81,7 @@ def test_a_temperature_that_labels_do_not_hold_is_refused_with_those_that_they_d
     message = str(refusal.value)
     assert f"{reader.labels.record.prefix}: asked for the temperature {temperature:g}" in message
     assert f"`{config.codec}` labels are exact at {served} and nowhere else" in message
-    assert "labels: {codec: dense}" in message
+    assert "`labels.codec` set to `dense`" in message
     assert ("labels.temperatures" in message) == (config.codec == "topk")
     assert str(pickle.loads(pickle.dumps(refusal.value))) == message
     assert isinstance(refusal.value, DataError)
@@ -108,12 +109,12 @@ class TestShared:
 
         publish_shared(labels, HEAD)
         key = f"{labels.record.prefix}/shared.json"
-        stranger = bytes(store.get(key)).replace(labels.identity.encode(), b"0" * 16)
+        stranger = read_record(store, key, SharedRecord).model_copy(update={"labelset": "0" * 16})
         (data,) = [stat.key for stat in store.list(f"{labels.record.prefix}/shared/")]
         store.put(data, bytes(store.get(data))[:-1] + b"x")
         with pytest.raises(ShardCorruptError):
             read_shared(labels)
 
-        store.put(key, stranger)
+        overwrite_record(store, key, stranger)
         with pytest.raises(ForeignLabelsError):
             read_shared(labels)
