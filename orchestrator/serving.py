@@ -22,6 +22,8 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
                 f"fusion.calibrate is true, and {theirs} are exact at {listed(served)} only, not at a fitted "
                 "temperature; expected fusion.calibrate: false, or labels of codec `dense` or `hidden`"
             )
+        if teacher.labels.codec == "sampled":
+            yield from _of_draws(theirs, fusion, terms, num_teachers=len(teachers))
         if changing:
             yield (
                 f"objective: the temperature of term `{changing[0]}` follows a schedule, and {theirs} are exact at "
@@ -44,3 +46,18 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
                 "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
                 f"{theirs} do not hold; expected mean_logit, or terms at temperature 1"
             )
+
+
+def _of_draws(theirs: str, fusion: FusionConfig, terms: Sequence[TermConfig], *, num_teachers: int) -> Iterator[str]:
+    """Yield what goes wrong where classes that were not drawn have no probability at all."""
+    for term in terms:
+        if term.needs_every_class:
+            yield (
+                f"objective: the term `{term.term}` needs a probability of every class, and {theirs} give none to "
+                "classes that were not drawn; expected another term, or labels of another codec"
+            )
+    if fusion.combine == "mean_logit" and num_teachers > 1:
+        yield (
+            f"fusion.combine is mean_logit, which keeps only classes that every teacher finds possible, and {theirs} "
+            "hold only those that were drawn; expected mean_probability"
+        )

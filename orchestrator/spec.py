@@ -79,14 +79,8 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not any(term.reads & {"target", "teachers"} for term in self.objective):
+        if not any("target" in term.reads for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
-        one_by_one = [term.term for term in self.objective if "teachers" in term.reads]
-        if one_by_one and self.fusion.when == "write":
-            raise ValueError(
-                f"fusion.when is `write`, which keeps only the fused labels; the term `{one_by_one[0]}` reads every "
-                "teacher by itself and expects `read`"
-            )
         return self
 
     @model_validator(mode="after")
@@ -101,8 +95,8 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _labels_serve_the_objective(self) -> "JobSpec":
-        for problem in unserved(self.teachers, self.fusion, self.objective):
-            raise ValueError(problem)
+        if problems := list(unserved(self.teachers, self.fusion, self.objective)):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Keeping label sets in order: asking teachers again, and labelling exactly what is broken."""
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -10,10 +11,11 @@ from scipy.special import softmax
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of
-from cluster.shards.codecs.spec import DenseConfig, HiddenConfig
+from cluster.shards.codecs.spec import DenseConfig, HiddenConfig, SampledConfig, TopKConfig
 from cluster.shards.damage import dataset_of, find_damages
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
+from cluster.shards.shared import read_shared, withdraw_shared
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 from orchestrator.resolve import Job
 from orchestrator.weights import weights_of
@@ -24,6 +26,8 @@ TOLERANCE = 2.0**-8
 
 float16 stores a value to a share of 2**-11, and a GPU that multiplies in TF32, or in other batches, loses about 2**-9.
 """
+
+_AGREEING_ROWS = 0.99
 
 _Fate = Literal["put_back", "labelled", "withdrawn"]
 
@@ -80,9 +84,10 @@ class Teachers:
         """Return the teacher that wrote the label set at `prefix`; None for that of an ensemble."""
         if (teacher := self._of.get(prefix)) is None:
             return None
-        if teacher.identity not in self._loaded:
-            self._loaded[teacher.identity] = Rerun(self._store, teacher.config, weights_of(self._store, teacher))
-        return self._loaded[teacher.identity]
+        name = teacher.config.name  # not its identity: the same weights may teach twice, under two codecs
+        if name not in self._loaded:
+            self._loaded[name] = Rerun(self._store, teacher.config, weights_of(self._store, teacher))
+        return self._loaded[name]
 
 
 def rerun(
@@ -94,7 +99,8 @@ def rerun(
     drawn = random.Random(seed).sample(commits, min(num_shards, len(commits)))
     for commit in sorted(drawn, key=lambda commit: commit.number):
         answers = labels.read(commit.number), teacher.ask(record, commit.number).columns
-        difference, agreement = compare(*(_numbers(reader, columns) for columns in answers))
+        stored, again = (_numbers(reader, columns) for columns in answers)
+        difference, agreement = compare(stored, again, step=_step_of(record), share=_share_of(record))
         yield Comparison(
             name=_name(record.prefix),
             shard=commit.number,
@@ -104,12 +110,34 @@ def rerun(
         )
 
 
-def compare(stored: np.ndarray, again: np.ndarray) -> tuple[float, float]:
-    """Return the largest difference between the numbers of two shards, relative to each row, and their agreement."""
+def compare(stored: np.ndarray, again: np.ndarray, *, step: float = 0.0, share: float = 1.0) -> tuple[float, float]:
+    """Return the difference between the numbers of two shards, relative to each row, and their agreement.
+
+    It is that of the row at `share` of all rows, in ascending order: 1 is the worst of all. A difference of one `step`
+    in a row counts as none.
+    """
     ours, theirs = (np.asarray(values, np.float64).reshape(len(values), -1) for values in (stored, again))
     scale = np.maximum(1.0, np.abs(ours).max(axis=1, keepdims=True))
-    difference = float((np.abs(ours - theirs) / scale).max())
+    rows = np.sort((np.abs(ours - theirs) / scale).max(axis=1))  # NaN comes last
+    difference = max(0.0, float(rows[math.ceil(share * len(rows)) - 1]) - step)
+    if np.isnan(rows[-1]):
+        difference = math.nan
     return difference, float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+
+
+def _step_of(record: LabelSetRecord) -> float:
+    """Return what the smallest change of what a codec stores does to a probability."""
+    match record.codec:
+        case SampledConfig(draws=draws):
+            return 1 / draws
+        case TopKConfig(values="int8" | "int4"):
+            return 2.0**-6
+    return 0.0
+
+
+def _share_of(record: LabelSetRecord) -> float:
+    """Return the share of rows that must agree: where draws or ranks are stored, rounding tips some over."""
+    return _AGREEING_ROWS if isinstance(record.codec, SampledConfig | TopKConfig) else 1.0
 
 
 def _numbers(reader: LogitsReader, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -132,6 +160,8 @@ def repair(store: ObjectStore, prefix: str, *, teachers: Teachers | None) -> Rep
         DataError: the description cannot be read, and there is no spec to write it from; or an input shard is broken.
     """
     labels, records = _described(store, prefix, teachers)
+    if lost := _problem_of_shared(labels):
+        return Repair(name=_name(prefix), withdrawn=withdraw_shared(labels), records=(*records, lost))
     dataset = dataset_of(store, labels.record)
     numbers = set(range(len(dataset.shards))) if dataset else set[int]()
     commits, damages = find_damages(labels, dataset)
@@ -159,6 +189,16 @@ def _described(store: ObjectStore, prefix: str, teachers: Teachers | None) -> tu
         labels = LabelSet(store, teachers.records[prefix])
         labels.restore_description()
         return labels, [str(error)]
+
+
+def _problem_of_shared(labels: LabelSet) -> str:
+    try:
+        read_shared(labels)
+    except ObjectMissingError:
+        return ""  # no shard is there that would need it
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _mend(labels: LabelSet, number: int, digest: str | None, teacher: Rerun | None) -> _Fate:

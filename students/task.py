@@ -16,7 +16,7 @@ from cluster.shards.schema import Digest, Identity
 from students.objectives.catalogue import TermConfig
 from students.spec import Combine, OrderConfig
 
-RECIPE = 1
+RECIPE = 2
 
 
 class Target(Config):

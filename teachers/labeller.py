@@ -71,7 +71,8 @@ class Labeller:
     ) -> Mapping[str, np.ndarray]:
         """Return what all shards share; whoever commits first writes it, so that no shard is there without it."""
         if labels.identity not in self._shared:
-            is_there = has_shared(labels)
+            # In this order: whoever has committed a shard had written before what it shares.
+            is_there = bool(labels.committed_numbers()) or has_shared(labels)
             self._shared[labels.identity] = (
                 read_shared(labels) if is_there else publish_shared(labels, codec.share(outputs, *self._backend.head()))
             )

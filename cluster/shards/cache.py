@@ -20,6 +20,7 @@ from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
 _DIRECTORY, _BYTES = "COFFEY_CACHE_DIR", "COFFEY_CACHE_BYTES"
+_UNFINISHED_S = 600.0
 _OURS = re.compile(r"[0-9a-f]{64}|\.partial-[0-9a-f]{32}")
 _TOUCHED_EVERY_S = 3600.0
 """Noting a use changes the file's stamp, after which every process hashes it again; so it is noted once an hour."""
@@ -99,12 +100,17 @@ class ShardCache:
             self._give_up(error)
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove the files that were not used for longest; what a killed process left unfinished is among them."""
+        """Remove the files that were not used for longest; what a killed process left unfinished is among them.
+
+        A file that another process is writing is younger than any process needs for a shard, and stays.
+        """
         files = _files_by_use(self._folder)
         excess = sum(size for _, size, _ in files) + num_bytes - self._max_bytes
-        for _, size, path in files:
+        for used_s, size, path in files:
             if excess <= 0:
                 return
+            if path.name.startswith(".") and time.time() - used_s < _UNFINISHED_S:
+                continue
             path.unlink(missing_ok=True)
             excess -= size
 

@@ -30,6 +30,9 @@ def find_damages(labels: LabelSet, dataset: DatasetRecord | None) -> tuple[tuple
     Returns the commits that can be read, in the order of their numbers, and everything that is wrong.
     """
     commits, damages = _commits(labels)
+    if dataset is not None and labels.is_sealed() and not damages and len(commits) != len(dataset.shards):
+        problem = f"its seal names {len(commits)} shards, and the data set has {len(dataset.shards)}"
+        damages.append(Damage(shard=None, problem=problem))
     problems = ((commit.number, _problem(labels, commit, dataset)) for commit in commits)
     damages += [Damage(shard=number, problem=problem) for number, problem in problems if problem]
     return tuple(commits), tuple(sorted(damages, key=lambda damage: -1 if damage.shard is None else damage.shard))

@@ -213,7 +213,7 @@ class LabelSet:
         """
         commit = self._written(number, body, rows=rows, statistics=statistics)
         overwrite_record(self.store, self._commit_key(number), commit)
-        if sealed := self._readably_sealed():
+        if sealed := self.sealed_commits():
             commits = tuple(commit if it.number == number else it for it in sealed)
             manifest = Manifest(labelset=self.identity, commits=commits)
             overwrite_record(self.store, manifest_key(self.record), manifest)
@@ -221,7 +221,7 @@ class LabelSet:
 
     def withdraw(self, numbers: Collection[int]) -> None:
         """Take commits back, and the seal with them: the next run labels these shards, and all others stay."""
-        for commit in self._readably_sealed():
+        for commit in self.sealed_commits():
             if commit.number not in numbers:  # the seal repeats the records, and may have outlived them
                 overwrite_record(self.store, self._commit_key(commit.number), commit)
         for number in numbers:
@@ -238,6 +238,13 @@ class LabelSet:
     def is_sealed(self) -> bool:
         """Return whether the manifest exists."""
         return self.store.exists(manifest_key(self.record))
+
+    def sealed_commits(self) -> tuple[Commit, ...]:
+        """Return the records that the seal repeats; none if there is no seal, or if it cannot be read."""
+        try:
+            return self.load_manifest().commits if self.is_sealed() else ()
+        except DataError:
+            return ()
 
     def seal(self, num_shards: int) -> Manifest:
         """Write the manifest of a set whose shards are all committed; anyone may, the first one counts.
@@ -269,12 +276,6 @@ class LabelSet:
             columns=self.record.columns,
             statistics=dict(statistics),
         )
-
-    def _readably_sealed(self) -> tuple[Commit, ...]:
-        try:
-            return self.load_manifest().commits if self.is_sealed() else ()
-        except DataError:
-            return ()
 
     def _commit_of(self, number: int) -> Commit:
         commit = self.committed(number)

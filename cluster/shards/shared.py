@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from cluster.config import Config
+from cluster.errors import DataError
 from cluster.identity import digest_of
 from cluster.shards.codecs.codec import Arrays
 from cluster.shards.codecs.open import codec_of
@@ -18,6 +19,7 @@ from cluster.shards.labelset import ForeignLabelsError, LabelSet
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Column, Digest, Identity, columns_of
 from cluster.shards.verified import fetch_verified
+from cluster.storage.protocol import ObjectMissingError
 
 
 class SharedRecord(Config):
@@ -27,6 +29,21 @@ class SharedRecord(Config):
     labelset: Identity
     num_bytes: Annotated[int, Field(ge=1)]
     digest: Digest
+
+
+class SharedLostError(DataError):
+    """Shards are committed, and what they were packed with is gone."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where} is missing, and shards are committed that cannot be decoded without it; expected it beside "
+            "them. Put it back from a copy, or run `coffey labels repair`, which takes the shards back so that the "
+            "next run labels them anew."
+        )
 
 
 def publish_shared(labels: LabelSet, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -50,18 +67,36 @@ def read_shared(labels: LabelSet) -> dict[str, np.ndarray]:
 
     Raises:
         ObjectMissingError: they are not written yet, and so no shard is.
+        SharedLostError: they are gone, and there are shards.
         ForeignLabelsError: those that are there are of other labels.
     """
     columns = _columns(labels)
     if not columns:
         return {}
-    shared = read_record(labels.store, _record_key(labels), SharedRecord)
+    try:
+        shared = read_record(labels.store, _record_key(labels), SharedRecord)
+        body = _body(labels, shared)
+    except ObjectMissingError as error:
+        if labels.committed_numbers():
+            raise SharedLostError(f"{labels.store.uri}/{error.key}") from error
+        raise
+    return decode_shard(body, columns, rows=1, where=f"{labels.store.uri}/{_data_key(labels, shared.digest)}")
+
+
+def withdraw_shared(labels: LabelSet) -> tuple[int, ...]:
+    """Take back all shards, and then what they were packed with; return their numbers. The next run labels them."""
+    numbers = tuple(sorted(labels.committed_numbers() | {commit.number for commit in labels.sealed_commits()}))
+    labels.withdraw(numbers)
+    labels.store.delete(_record_key(labels))
+    return numbers
+
+
+def _body(labels: LabelSet, shared: SharedRecord) -> memoryview:
     if shared.labelset != labels.identity:
         where = f"{labels.store.uri}/{_record_key(labels)}"
         raise ForeignLabelsError(where, shared.labelset, labels.identity)
     key = _data_key(labels, shared.digest)
-    body = fetch_verified(labels.store, key, digest=shared.digest, num_bytes=shared.num_bytes)
-    return decode_shard(body, columns, rows=1, where=f"{labels.store.uri}/{key}")
+    return fetch_verified(labels.store, key, digest=shared.digest, num_bytes=shared.num_bytes)
 
 
 def _columns(labels: LabelSet) -> tuple[Column, ...]:

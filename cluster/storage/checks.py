@@ -143,7 +143,7 @@ def _all_of(write: Callable[[int], list[bool]], barrier: Barrier) -> list[list[b
     def write_or_release(racer: int) -> list[bool]:
         try:
             return write(racer)
-        except CoffeyError:
+        except BaseException:
             barrier.abort()  # the others must not wait for one that will not come
             raise
 

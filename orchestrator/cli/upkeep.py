@@ -211,10 +211,6 @@ def _print_repairs(repairs: list["Repair"]) -> None:
         print("The next `coffey run` of the job computes exactly the shards that were left to it.")
 
 
-def _numbers(shards: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shards))
-
-
 def _print_collection(collection: "Collection", *, is_dry_run: bool) -> None:
     would = "would be removed" if is_dry_run else "removed"
     print_table(

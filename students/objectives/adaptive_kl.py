@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class AdaptiveKLTerm(RowTerm):
     """Forward KL where the student misses the teachers' head, reverse KL where it misses their tail (2404.02657)."""
 
+    needs_every_class = True
+
     term: Literal["adaptive_kl"] = "adaptive_kl"
     temperature: Positive = 1.0
     """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""

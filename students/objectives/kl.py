@@ -7,6 +7,7 @@ T² keeps the size of the gradient when T changes.
 
 from typing import TYPE_CHECKING, Literal
 
+from students.objectives.divergences import kl, log_probs
 from students.objectives.schedules import Positive, at
 from students.objectives.term import RowTerm, TermInputs
 
@@ -30,8 +31,5 @@ def kl_rows(
     student_logits_NC: "torch.Tensor", target_logits_NC: "torch.Tensor", *, temperature: float
 ) -> "torch.Tensor":
     """Return the loss of each row, nats times T², `[N]`."""
-    import torch.nn.functional as F
-
-    student = F.log_softmax(student_logits_NC / temperature, dim=-1)
-    target = F.log_softmax(target_logits_NC / temperature, dim=-1)
-    return temperature**2 * F.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1)
+    student, target = (log_probs(logits, temperature) for logits in (student_logits_NC, target_logits_NC))
+    return temperature**2 * kl(target, student)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class MSETerm(RowTerm):
     """Mean squared distance of the student's logits to the fused teachers' (1312.6184, 2105.08919)."""
 
+    needs_every_class = True
+
     term: Literal["mse"] = "mse"
     centred: bool = True
     """Subtract each row's mean from its logits first, since constants added to a row mean nothing."""

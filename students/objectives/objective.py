@@ -20,8 +20,6 @@ class Batch:
     """int64; `NO_LABEL` where there is none."""
     target_logits_NC: torch.Tensor | None
     """float32, from the teachers; None when nobody teaches."""
-    teacher_logits_KNC: torch.Tensor | None = None
-    """float32, of each teacher; None unless a term reads them."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -29,8 +27,7 @@ class Batch:
     def part(self, rows: slice) -> "Batch":
         """Return some of the rows."""
         targets = None if self.target_logits_NC is None else self.target_logits_NC[rows]
-        teachers = None if self.teacher_logits_KNC is None else self.teacher_logits_KNC[:, rows]
-        return Batch(self.inputs[rows], self.labels_N[rows], targets, teachers)
+        return Batch(self.inputs[rows], self.labels_N[rows], targets)
 
 
 class Objective(nn.Module):
@@ -64,7 +61,7 @@ class Objective(nn.Module):
 
         `progress` is the share of the training's steps that are taken.
         """
-        seen = TermInputs(logits_NC, batch.labels_N, batch.target_logits_NC, batch.teacher_logits_KNC, progress)
+        seen = TermInputs(logits_NC, batch.labels_N, batch.target_logits_NC, progress)
         parts = []
         for term, state in zip(self._terms, self.states, strict=True):
             loss = self._contribution(term, replace(seen, state=state), global_rows)
@@ -85,11 +82,10 @@ class Objective(nn.Module):
                 raise TypeError(f"{type(term).__name__} is neither a RowTerm nor a BatchTerm")
 
     def _of_all_workers(self, seen: TermInputs) -> TermInputs:
-        target, teachers = seen.target_logits_NC, seen.teacher_logits_KNC
+        target = seen.target_logits_NC
         return replace(
             seen,
             student_logits_NC=self._gather(seen.student_logits_NC),
             labels_N=self._gather(seen.labels_N),
             target_logits_NC=None if target is None else self._gather(target),
-            teacher_logits_KNC=None if teachers is None else self._gather(teachers.movedim(1, 0)).movedim(0, 1),
         )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class ReverseKLTerm(RowTerm):
     """KL of the student to the fused teachers, times T² (2306.08543)."""
 
+    needs_every_class = True
+
     term: Literal["reverse_kl"] = "reverse_kl"
     temperature: Positive = 1.0
     """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""

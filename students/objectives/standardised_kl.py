@@ -21,6 +21,8 @@ _EPSILON = 1e-7
 class StandardisedKLTerm(RowTerm):
     """KL of logits that have mean 0 and standard deviation 1 in each row, times T² (2403.01427)."""
 
+    needs_every_class = True
+
     term: Literal["standardised_kl"] = "standardised_kl"
     temperature: Positive = 2.0
     """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""

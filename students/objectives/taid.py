@@ -27,6 +27,8 @@ class TAIDTerm(BatchTerm):
     It judges rows one by one, but t follows the loss of the global batch, so that any number of workers has the same.
     """
 
+    needs_every_class = True
+
     term: Literal["taid"] = "taid"
     temperature: Positive = 1.0
     """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""

@@ -3,7 +3,7 @@
 A term is one file. Its docstring gives the paper, the formula and the shapes; its class the options. torch is imported
 when a loss is computed and not when options are read, so that a plan needs none.
 
-Legend: N rows of a batch, C classes, K teachers.
+Legend: N rows of a batch, C classes.
 """
 
 from abc import abstractmethod
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "teachers", "labels"]
-"""`target`: the fused teachers; `teachers`: each teacher by itself; `labels`: class indices, where a row has one."""
+Input = Literal["target", "labels"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one."""
 
 Family = Literal["response-based", "self", "supervised"]
 
@@ -32,8 +32,6 @@ class TermInputs:
     """int64; `NO_LABEL` where there is none."""
     target_logits_NC: "torch.Tensor | None" = None
     """The teachers, calibrated and fused."""
-    teacher_logits_KNC: "torch.Tensor | None" = None
-    """Each teacher, calibrated; only for terms that read `teachers`."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -45,18 +43,14 @@ class TermInputs:
         assert self.target_logits_NC is not None, "a plan gives no such term without teachers"  # noqa: S101
         return self.target_logits_NC
 
-    @property
-    def teachers_KNC(self) -> "torch.Tensor":
-        """Each teacher, for a term that reads them."""
-        assert self.teacher_logits_KNC is not None, "a plan gives no such term without teachers"  # noqa: S101
-        return self.teacher_logits_KNC
-
 
 class Term(Config):
     """One summand of an objective."""
 
     family: ClassVar[Family] = "response-based"
     reads: ClassVar[frozenset[Input]] = frozenset({"target"})
+    needs_every_class: ClassVar[bool] = False
+    """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
 
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""

@@ -33,7 +33,7 @@ OPTIMIZER = {
 }
 INPUTS = {"column": "image", "scale": 0.5, "mean": 0.1, "std": 0.3, "shape": [1, 8, 8]}
 
-# Every key of every model appears here at least once.
+# Every key of every model appears here at least once, except that of the codec `sampled`.
 FULL: dict[str, Any] = {
     "name": "full",
     "store": "./store",
@@ -68,12 +68,6 @@ FULL: dict[str, Any] = {
             "model": "models:Deep",
             "weights": "deep.safetensors",
             "labels": {"codec": "topk", "k": 2, "values": "int8", "temperatures": [2.0], "tail_samples": 0},
-        },
-        {
-            "name": "drawn",
-            "model": "models:Deep",
-            "weights": "deep.safetensors",
-            "labels": {"codec": "sampled", "draws": 9},
         },
         {
             "name": "inner",
@@ -218,7 +212,8 @@ class TestTypos:
     def test_the_full_spec_holds_every_key_of_every_model(self) -> None:
         schema = JobSpec.model_json_schema()
         known = {key for model in [schema, *schema["$defs"].values()] for key in model.get("properties", ())}
-        assert {FULL_LINES[index].key for index in MODEL_KEYS} == known
+        # Drawn labels serve few of the other terms, so that no spec can have them all.
+        assert {FULL_LINES[index].key for index in MODEL_KEYS} | {"draws"} == known
 
     def test_the_full_spec_loads_as_it_is_written(self) -> None:
         assert parse_spec(text_of(FULL_LINES), "job.yaml") == JobSpec.model_validate(FULL)

@@ -32,6 +32,11 @@ def spec_of(*overrides: str) -> JobSpec:
             (TOP_K, PLAIN, "objective=[{term: jsd, temperature: {schedule: linear, start: 2, end: 1}}]"),
             "objective: the temperature of term `jsd` follows a schedule, and the `topk` labels of teacher given",
         ),
+        (
+            (SAMPLED, PLAIN, "objective=[{term: reverse_kl}]"),
+            "objective: the term `reverse_kl` needs a probability of every class, and the `sampled` labels of teacher",
+        ),
+        ((SAMPLED, PLAIN, LOGITS), "fusion.combine is mean_logit, which keeps only classes that every teacher finds"),
         ((SAMPLED, PLAIN, AT_2), "objective: a term has temperature 2, and the `sampled` labels"),
         (
             (TOP_K, PLAIN, LOGITS, "objective=[{term: kl}, {term: kl, temperature: 2}]"),

@@ -306,3 +306,14 @@ def test_agreement_is_the_share_of_rows_with_the_same_first_choice() -> None:
     again = np.array([[1, 0], [1, 0], [1, 0], [1, 0]], np.float16)
 
     assert compare(stored, again) == (1.0, 0.75)
+
+
+def test_where_draws_are_stored_one_draw_and_one_row_in_a_hundred_may_differ() -> None:
+    stored = np.full((200, 4), 0.25)
+    again = stored.copy()
+    again[:, 0] += 0.1  # every row by one draw of ten
+    again[:2, 1] += 0.5
+
+    assert compare(stored, again, step=0.1, share=0.99)[0] <= TOLERANCE
+    assert compare(stored, again, step=0.1)[0] > TOLERANCE
+    assert compare(stored, again, share=0.99)[0] > TOLERANCE

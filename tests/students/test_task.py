@@ -91,7 +91,7 @@ def test_a_name_and_a_folder_change_where_the_results_go_and_not_the_identity() 
 
 def test_the_identity_stays_what_it_was_when_this_was_written() -> None:
     # Whoever changes this makes every student that exists train again: raise RECIPE, and change it here on purpose.
-    assert TASK.identity == "d4370bdbfa4876a6"
+    assert TASK.identity == "57a8eb7bb61dc75f"
 
 
 def test_a_task_survives_the_ways_it_travels() -> None:

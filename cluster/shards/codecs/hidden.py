@@ -14,6 +14,7 @@ from cluster.shards.codecs.spec import HiddenConfig
 from cluster.shards.schema import Column
 
 _ZERO = 128
+_QUIETEST = np.float32(1 / 32)
 """What stands for 0 in a byte."""
 _STEPS = 127
 
@@ -44,14 +45,16 @@ class HiddenCodec(Codec):
     def share(self, outputs: Arrays, weight_CD: np.ndarray, bias_C: np.ndarray) -> dict[str, np.ndarray]:
         """Return the shared columns, `[1, ...]` each.
 
-        The scales of the channels are their largest values in `outputs`. Other rows may hold larger ones: the scale of
-        their position grows with them.
+        The scales of the channels are their largest values in `outputs`, and at least 1/32 of their median. Other
+        rows may hold larger ones: the scale of their position grows with them.
         """
         head = {"weight": weight_CD[None], "bias": bias_C[None]}
         if self.config.values == "float16":
             return head
         largest_D = np.abs(outputs["hidden"]).reshape(-1, self.config.width).max(axis=0).astype(np.float32)
-        channel_D = np.where(largest_D > 0, largest_D, np.float32(1))
+        # A channel that is quiet here may be loud in another shard, whose scale would leave all others no steps.
+        typical = np.median(largest_D) or largest_D.max() or np.float32(1)
+        channel_D = np.maximum(largest_D, typical * _QUIETEST)
         return head | {"channel": channel_D[None]}
 
     def pack(self, outputs: Arrays) -> dict[str, np.ndarray]:

@@ -13,7 +13,14 @@ from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, HiddenConfig
 from cluster.shards.labelset import ForeignLabelsError, LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.records import overwrite_record, read_record
-from cluster.shards.shared import SharedRecord, has_shared, publish_shared, read_shared
+from cluster.shards.shared import (
+    SharedLostError,
+    SharedRecord,
+    has_shared,
+    publish_shared,
+    read_shared,
+    withdraw_shared,
+)
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
@@ -101,6 +108,23 @@ class TestShared:
 
     def test_most_codecs_share_nothing(self, store: DirectoryStore) -> None:
         assert read_shared(labels_in(store, TOP_K)) == {}
+
+    def test_once_shards_are_there_losing_it_is_told_apart_from_its_not_being_there_yet(
+        self, store: DirectoryStore
+    ) -> None:
+        labels = labels_in(store, HIDDEN)
+        publish_shared(labels, HEAD)
+        (hidden,) = labels.record.columns
+        labels.commit(0, labels.encode({"hidden": np.ones((2, *hidden.shape), hidden.dtype)}), rows=2, statistics={})
+        store.delete(f"{labels.record.prefix}/shared.json")
+
+        with pytest.raises(SharedLostError, match="is missing, and shards are committed"):
+            read_shared(labels)
+
+        assert withdraw_shared(labels) == (0,)
+        assert labels.committed_numbers() == set()
+        with pytest.raises(ObjectMissingError):
+            read_shared(labels)
 
     def test_what_is_missing_damaged_or_of_another_teacher_is_refused(self, store: DirectoryStore) -> None:
         labels = labels_in(store, HIDDEN)

@@ -66,3 +66,12 @@ def test_rows_and_channels_of_nothing_come_back_as_nothing() -> None:
     codec, arrays = stored("int8", hidden, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
 
     assert codec.unpack(arrays) == pytest.approx(hidden, abs=0.01)
+
+
+def test_a_channel_that_was_quiet_where_the_scales_were_taken_does_not_drown_the_others() -> None:
+    rng = np.random.default_rng(1)
+    hidden = rng.standard_normal((30, 16)).astype(np.float32)
+    hidden[:10, 3] *= 1e-8
+    codec, arrays = stored("int8", hidden, np.eye(16, dtype=np.float32), np.zeros(16, np.float32))
+
+    assert np.abs(codec.unpack(arrays) - hidden).max() < 0.5
