@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from cluster.errors import SpecError
+from cluster.errors import SpecError, StorageError
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 
@@ -28,6 +28,17 @@ class StoreAddressError(SpecError):
         )
 
 
+class StoreMissingError(StorageError):
+    """There is no such directory, so nothing was ever stored there."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri}: there is no such directory; expected a store that a run has written. Check the path."
+
+
 def open_store(uri: str) -> ObjectStore:
     """Return the store at `uri`: `s3://bucket/prefix`, a path, or `file:///path`. Creates and contacts nothing.
 
@@ -48,6 +59,19 @@ def open_store(uri: str) -> ObjectStore:
             raise StoreAddressError(uri, "a file address has three slashes and an absolute path")
         case other, _:
             raise StoreAddressError(uri, f"{other}:// is not supported")
+
+
+def open_existing(uri: str) -> ObjectStore:
+    """Return the store at `uri` for what makes sense only where something was stored; creates nothing.
+
+    Raises:
+        StoreAddressError: the address has another scheme, or names no place.
+        StoreMissingError: it is a directory that does not exist.
+    """
+    store = open_store(uri)
+    if isinstance(store, DirectoryStore) and not Path(store.uri).is_dir():
+        raise StoreMissingError(store.uri)
+    return store
 
 
 def _open_directory(uri: str, path: str) -> ObjectStore:

@@ -80,12 +80,12 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write label sets as files that other programs read, one for each shard that is committed."""
-    from cluster.storage.open import open_store
+    from cluster.storage.open import open_existing
     from orchestrator.catalogue import find_label_sets
     from orchestrator.exporting import export_set
     from orchestrator.progress import open_progress
 
-    place = open_store(store)
+    place = open_existing(store)
     with open_progress(quiet=quiet, as_json=as_json) as progress:
         exports = [
             export_set(place, prefix, output, with_rows=with_rows, progress=progress)

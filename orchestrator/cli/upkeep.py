@@ -110,11 +110,20 @@ def repair(
     from orchestrator.upkeep import repair as repair_set
 
     place, teachers = _opened(store, spec, overrides)
-    repairs = [repair_set(place, prefix, teachers=teachers) for prefix in _chosen(place, teachers, name)]
+    repairs, hopeless = list["Repair"](), None
+    for prefix in _chosen(place, teachers, name):
+        try:
+            repairs.append(repair_set(place, prefix, teachers=teachers))
+        except DataError as error:  # the other sets are mended all the same
+            hopeless = hopeless or error
+    if hopeless is not None and (as_json or not repairs):
+        raise hopeless
     if as_json:
         print_json({"sets": repairs})
     else:
         _print_repairs(repairs)
+    if hopeless is not None:
+        raise hopeless
 
 
 def gc(
@@ -131,10 +140,10 @@ def gc(
 ) -> None:
     """Remove what killed processes left behind and nobody can need any more."""
     from cluster.shards.garbage import collect_garbage
-    from cluster.storage.open import open_store
+    from cluster.storage.open import open_existing
     from cluster.storage.probe import store_time_s
 
-    grace_s, place = seconds(older_than), open_store(store)
+    grace_s, place = seconds(older_than), open_existing(store)
     collection = collect_garbage(
         place, now_s=store_time_s(place), grace_s=grace_s, even_incomplete=incomplete, is_dry_run=dry_run
     )
@@ -148,12 +157,12 @@ def _opened(
     store: str | None, spec: Path | None, overrides: Sequence[str] | None
 ) -> tuple["ObjectStore", "Teachers | None"]:
     """Open the store that was named, or that of the job; with a job, its teachers can be asked."""
-    from cluster.storage.open import open_store
+    from cluster.storage.open import open_existing, open_store
 
     if spec is None:
         if store is None:
             raise typer.BadParameter("which store? Give --store, or the --spec of a job", param_hint="--store")
-        return open_store(store), None
+        return open_existing(store), None
     from orchestrator.load import load_spec
     from orchestrator.resolve import resolve
     from orchestrator.upkeep import Teachers

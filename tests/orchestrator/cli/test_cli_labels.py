@@ -133,7 +133,8 @@ def test_labels_of_another_teacher_are_noticed(store: DirectoryStore, capsys: py
 
 def test_an_empty_store_has_no_labels_and_stays_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(capsys, "labels", "ls", "--store", str(tmp_path / "none")) == {"sets": []}
-    assert answer(capsys, "labels", "verify", "--store", str(tmp_path / "none")) == {"sets": []}
+    assert not (tmp_path / "none").exists()
+    assert answer(capsys, "labels", "verify", "--store", str(tmp_path)) == {"sets": []}
     assert not (tmp_path / "none").exists()
 
 

@@ -124,6 +124,32 @@ def test_a_repair_without_a_spec_leaves_the_shards_to_the_next_run(
     assert (plan["label:wide"]["state"], plan["label:wide"]["rows_done"]) == ("partial", small_jobs.ROWS - SHARD_ROWS)
 
 
+def test_a_set_that_nobody_can_mend_keeps_no_other_from_being_mended(
+    sound: LabelledJob, spec_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_shard(spec_file.parent, sound, 1)
+    store = DirectoryStore(spec_file.parent / "copy")
+    store.put("labels/0000000000000000/aaa-0000000000000000/labelset.json", b"{}")
+
+    assert exit_code_of(["labels", "repair", "--store", store.uri]) == 7
+
+    said = capsys.readouterr()
+    assert "The next `coffey run` of the job computes exactly the shards" in said.out
+    assert "aaa-0000000000000000/labelset.json" in said.err
+
+
+@pytest.mark.parametrize("command", [["gc"], ["verify"], ["repair"], ["export", "--to", "parquet", "--output", "out"]])
+def test_a_directory_that_is_not_there_is_no_sound_store_and_is_not_made(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "typo"
+
+    error = answer(capsys, "labels", *command, "--store", str(missing), code=4)["error"]
+
+    assert str(missing) in error["message"]
+    assert not missing.exists()
+
+
 def test_a_teacher_that_says_something_else_today_is_found_out(
     sound: LabelledJob, spec_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
