@@ -25,6 +25,7 @@ from cluster.errors import DataError
 from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet
 from cluster.shards.records import read_record
+from cluster.shards.shared import SharedRecord
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.probe import PROBES
 from cluster.storage.protocol import ObjectMissingError, ObjectStat, ObjectStore
@@ -34,6 +35,7 @@ DAY_S = 24 * 3600.0
 Kind = Literal["label data", "checkpoint", "probe", "unfinished file"]
 
 _DATA = re.compile(r"(labels/[0-9a-f]{16}/[a-z][a-z0-9_-]*)/data/([0-9a-f]{64})\.arrow")
+_SHARED = re.compile(r"(labels/[0-9a-f]{16}/[a-z][a-z0-9_-]*)/shared/([0-9a-f]{64})\.arrow")
 _RECORDS = {"labelset.json", "manifest.json", "shared.json"}
 _CHECKPOINT = re.compile(r"((?:teachers|students)/[^/]+)/checkpoints/[^/]+")
 
@@ -88,6 +90,7 @@ def collect_garbage(
             continue
         removed += _remove(store, "label data", unnamed, is_dry_run=is_dry_run)
     leftovers: tuple[tuple[Kind, Iterator[ObjectStat]], ...] = (
+        ("label data", _unnamed_shared(store)),
         ("checkpoint", _useless_checkpoints(store)),
         ("probe", store.list(PROBES)),
         ("unfinished file", store.unfinished() if isinstance(store, DirectoryStore) else iter(())),
@@ -137,6 +140,25 @@ def _unknown_record(store: ObjectStore, prefix: str) -> str | None:
 def _all_numbers(store: ObjectStore, labels: LabelSet) -> set[int]:
     """Return the numbers that a complete set has committed; raises `ObjectMissingError` if nobody can say."""
     return set(range(len(read_record(store, dataset_key(labels.record.dataset), DatasetRecord).shards)))
+
+
+def _unnamed_shared(store: ObjectStore) -> Iterator[ObjectStat]:
+    """Yield what lost the race for `shared.json`: that is written once, and names one file for good."""
+    named: dict[str, str | None] = {}
+    for stat in store.list("labels/"):
+        if match := _SHARED.fullmatch(stat.key):
+            prefix = match[1]
+            if prefix not in named:
+                named[prefix] = _named_shared(store, prefix)
+            if named[prefix] not in (None, match[2]):
+                yield stat
+
+
+def _named_shared(store: ObjectStore, prefix: str) -> str | None:
+    try:
+        return read_record(store, f"{prefix}/shared.json", SharedRecord).digest
+    except (DataError, ObjectMissingError):
+        return None
 
 
 def _useless_checkpoints(store: ObjectStore) -> Iterator[ObjectStat]:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from cluster.identity import digest_of
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import HiddenConfig
 from cluster.shards.dataset import write_dataset
 from cluster.shards.garbage import DAY_S, Collection, collect_garbage
 from cluster.shards.labelset import LabelSet, LabelSetRecord, manifest_key
 from cluster.shards.schema import LABEL, Column
+from cluster.shards.shared import publish_shared, read_shared
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.open import open_store
 from cluster.storage.probe import store_time_s
@@ -316,3 +319,18 @@ def test_the_time_of_a_store_is_that_of_what_is_written_there(tmp_path: Path) ->
     store = Slow(tmp_path)
 
     assert store_time_s(store) == pytest.approx(time.time() - 3600, abs=60)
+
+
+def test_what_lost_the_race_for_the_shared_columns_goes_and_what_won_it_stays(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    codec = HiddenConfig(head="head", width=2)
+    record = RECORD.model_copy(update={"codec": codec, "columns": codec_of(codec, 3).columns()})
+    labels = LabelSet.create(store, record)
+    lost = f"{record.prefix}/shared/{'0' * 64}.arrow"
+    store.put(lost, b"lost")
+    assert collect(store).removed == ()  # nobody has won yet
+
+    publish_shared(labels, {"weight": np.ones((1, 3, 2), np.float32), "bias": np.zeros((1, 3), np.float32)})
+
+    assert [garbage.key for garbage in collect(store).removed] == [lost]
+    assert read_shared(labels)["weight"].shape == (1, 3, 2)
