@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from cluster.identity import digest_of, identity_of
 from cluster.models import ModelConfig, source_digest
 from cluster.shards.calibration import calibration_key
+from cluster.shards.codecs.codec import CodecMisfitError
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
+from cluster.shards.schema import Column
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
@@ -129,7 +131,7 @@ def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes
             teacher=config.name,
             teacher_identity=identity,
             dataset=dataset,
-            columns=codec_of(config.labels, len(classes)).columns(),
+            columns=_columns(config, len(classes)),
             codec=config.labels,
             num_classes=len(classes),
             compression=spec.data.compression,
@@ -137,6 +139,14 @@ def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes
         for dataset in (datasets.train, datasets.held_out, datasets.test)
     )
     return ResolvedTeacher(config, identity, fit, given, train, held_out, test)
+
+
+def _columns(config: TeacherConfig, num_classes: int) -> tuple[Column, ...]:
+    try:
+        return codec_of(config.labels, num_classes).columns()
+    except CodecMisfitError as error:
+        field, *facts = error.args
+        raise CodecMisfitError(f"teachers.{config.name}.{field}", *facts) from error
 
 
 def _weights(config: TeacherConfig, classes: tuple[str, ...]) -> bytes:

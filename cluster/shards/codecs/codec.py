@@ -44,7 +44,7 @@ class CodecMisfitError(SpecError):
 
     def __str__(self) -> str:
         return (
-            f"labels.{self.field} is {self.found} and there are {self.num_classes} classes; expected {self.expected}. "
+            f"{self.field} is {self.found} and there are {self.num_classes} classes; expected {self.expected}. "
             "So few classes are stored best with `codec: dense`."
         )
 

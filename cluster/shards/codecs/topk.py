@@ -30,9 +30,9 @@ class TopKCodec(Codec):
     def __post_init__(self) -> None:
         k, draws, classes = self.config.k, self.config.tail_samples, self.num_classes
         if k > classes:
-            raise CodecMisfitError("k", k, classes, f"at most {classes}")
+            raise CodecMisfitError("labels.k", k, classes, f"at most {classes}")
         if k == classes and draws:
-            raise CodecMisfitError("tail_samples", draws, classes, "0, because k leaves no other class")
+            raise CodecMisfitError("labels.tail_samples", draws, classes, "0, because k leaves no other class")
 
     def columns(self, positions: tuple[int, ...] = ()) -> tuple[Column, ...]:
         """Return `ids`, the values as `log_probs` or as `steps` and `scale`, `tail`, and the draws."""
