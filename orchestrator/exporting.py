@@ -7,7 +7,7 @@ from typing import Literal
 from cluster.config import Config
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
-from cluster.shards.parquet import export_shard
+from cluster.shards.parquet import export_shard, export_shared
 from cluster.storage.protocol import ObjectStore
 from orchestrator.progress import Progress
 
@@ -35,6 +35,9 @@ def export_set(store: ObjectStore, prefix: str, output: Path, *, with_rows: bool
     is_sealed, commits = labels.is_sealed(), labels.commits()
     name, started_s, rows = prefix.rpartition("/")[2], time.monotonic(), 0
     progress.started(name, rows=sum(commit.rows for commit in commits), done=0)
+    if commits:
+        # Not among the shards, whose columns it does not have.
+        export_shared(labels, output / f"{name}.shared.parquet")
     for commit in commits:
         export_shard(labels, commit, output / name, inputs=inputs)
         rows += commit.rows

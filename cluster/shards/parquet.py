@@ -2,7 +2,7 @@
 
 float16 becomes float32, which holds the same numbers: not every reader knows the type, and with the bytes of each
 number apart and zstd the files are 3 % larger (measured on logits). A column is a list of fixed size, its shape in the
-field's metadata; the schema's metadata names the label set, the shard and its digest.
+field's metadata; the schema's metadata names the label set, its codec, the shard and its digest.
 """
 
 import os
@@ -19,6 +19,7 @@ from cluster.identity import canonical_json
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import Commit, LabelSet
 from cluster.shards.schema import LABEL, ROW
+from cluster.shards.shared import read_shared
 
 _TYPES = {
     "uint8": pa.uint8(),
@@ -53,13 +54,26 @@ def export_shard(labels: LabelSet, commit: Commit, folder: Path, *, inputs: Data
         ShardCorruptError, ShardFormatError, ObjectMissingError: the shard is damaged, and nothing is written.
         OutputError: the file cannot be written.
     """
-    path = folder / f"{commit.number:08d}.parquet"
     arrays = dict(labels.read(commit.number))
     if inputs is not None:
         ours = inputs.read(commit.number)
         arrays |= {name: ours[name] for name in (LABEL, ROW) if name in ours}
-    identity = {"coffey.labelset": labels.identity, "coffey.shard": str(commit.number), "coffey.digest": commit.digest}
-    table = _table(arrays, identity)
+    facts = {"coffey.shard": str(commit.number), "coffey.digest": commit.digest}
+    return _export(labels, folder / f"{commit.number:08d}.parquet", arrays, facts)
+
+
+def export_shared(labels: LabelSet, path: Path) -> Path | None:
+    """Write what all shards were packed with, such as a teacher's head, as one row; None if there is nothing.
+
+    Raises: as `export_shard`.
+    """
+    arrays = read_shared(labels)
+    return _export(labels, path, arrays, {}) if arrays else None
+
+
+def _export(labels: LabelSet, path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> Path:
+    codec = canonical_json(labels.record.codec).decode()
+    table = _table(arrays, {"coffey.labelset": labels.identity, "coffey.codec": codec, **facts})
     if not _is_there(path, table):
         try:
             _publish(path, table, arrays)

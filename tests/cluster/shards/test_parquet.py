@@ -1,5 +1,6 @@
 """Label shards as Parquet: the same numbers to every reader, whole files or none."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.shards.codecs.dense import LOGITS
+from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.spec import HiddenConfig
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
-from cluster.shards.parquet import OutputError, export_shard
+from cluster.shards.parquet import OutputError, export_shard, export_shared
 from cluster.shards.schema import DType, columns_of
+from cluster.shards.shared import publish_shared
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
 from tests.fixtures.labelled import DATASET, new_store
@@ -111,3 +115,20 @@ def test_nothing_unfinished_is_left_behind(
         export_shard(labels, commit, tmp_path / "out")
 
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_the_shards_were_packed_with_comes_along(store: DirectoryStore, tmp_path: Path) -> None:
+    codec = HiddenConfig(head="head", width=2)
+    columns = codec_of(codec, 3).columns()
+    record = LabelSetRecord(
+        teacher="inner", teacher_identity="3" * 16, dataset="d" * 16, columns=columns, codec=codec, num_classes=3
+    )
+    labels = LabelSet.create(store, record)
+    weight = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
+    publish_shared(labels, {"weight": weight, "bias": np.ones((1, 3), np.float32)})
+
+    path = export_shared(labels, tmp_path / "inner.shared.parquet")
+
+    table = pq.read_table(path)
+    assert np.array(table["weight"].to_pylist()).reshape(1, 3, 2).tolist() == weight.tolist()
+    assert json.loads(table.schema.metadata[b"coffey.codec"])["codec"] == "hidden"
