@@ -79,7 +79,6 @@ class _Training:
         objective = Objective(
             task.objective,
             labelled_share=self._data.labelled_share,
-            num_classes=classes,
             gather=group.gather_rows,
             world_size=group.world_size,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from students.objectives.divergences import kl, log_probs
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ class AdaptiveKLTerm(RowTerm):
     needs_every_class = True
 
     term: Literal["adaptive_kl"] = "adaptive_kl"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
     mu: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Mass of the tail: the least probable classes that together hold at most so much."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import BatchTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ class DISTTerm(BatchTerm):
     """Correlation of student and teachers within each row and within each class of the batch (2205.10536)."""
 
     term: Literal["dist"] = "dist"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
     beta: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the relations among the classes of a row."""
     gamma: Annotated[float, Field(ge=0)] = 1.0

@@ -22,11 +22,9 @@ def kl(log_p_NC: "torch.Tensor", log_q_NC: "torch.Tensor") -> "torch.Tensor":
 
 
 def log_mix(log_p_NC: "torch.Tensor", log_q_NC: "torch.Tensor", share: float) -> "torch.Tensor":
-    """Return log(share p + (1 - share) q); `share` in [0, 1]."""
+    """Return log(share p + (1 - share) q); `share` in (0, 1)."""
     import math
 
     import torch
 
-    if share in (0.0, 1.0):
-        return log_p_NC if share else log_q_NC
     return torch.logaddexp(log_p_NC + math.log(share), log_q_NC + math.log1p(-share))

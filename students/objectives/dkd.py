@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from students.objectives.schedules import Positive, at
+from students.objectives.divergences import log_probs
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ class DKDTerm(RowTerm):
     reads = frozenset({"target", "labels"})
 
     term: Literal["dkd"] = "dkd"
-    temperature: Positive = 4.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 4.0
     alpha: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the row's own class."""
     beta: Annotated[float, Field(ge=0)] = 8.0
@@ -34,12 +34,11 @@ class DKDTerm(RowTerm):
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`; 0 where the label is `NO_LABEL`."""
         import torch
-        import torch.nn.functional as F
 
         temperature = at(self.temperature, seen.progress)
         own_N1 = seen.labels_N.clamp(min=0)[:, None]
-        log_q_NC = F.log_softmax(seen.student_logits_NC / temperature, dim=-1)
-        log_p_NC = F.log_softmax(seen.target_NC / temperature, dim=-1)
+        log_q_NC = log_probs(seen.student_logits_NC, temperature)
+        log_p_NC = log_probs(seen.target_NC, temperature)
         own_class = _kl(_own_and_rest(log_p_NC, own_N1), _own_and_rest(log_q_NC, own_N1))
         others = _kl(_others(log_p_NC, own_N1), _others(log_q_NC, own_N1))
         loss = temperature**2 * (self.alpha * own_class + self.beta * others)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from students.objectives.divergences import kl, log_mix, log_probs
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ class JSDTerm(RowTerm):
     """Jensen-Shannon divergence of student and fused teachers, times T² (2306.13649)."""
 
     term: Literal["jsd"] = "jsd"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
     beta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the teachers in the mixture; 0 is forward KL, 1 reverse KL."""
 

@@ -8,7 +8,7 @@ T² keeps the size of the gradient when T changes.
 from typing import TYPE_CHECKING, Literal
 
 from students.objectives.divergences import kl, log_probs
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ class KLTerm(RowTerm):
     """Forward KL to the fused teachers, times T² (1503.02531)."""
 
     term: Literal["kl"] = "kl"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`."""

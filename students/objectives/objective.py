@@ -43,7 +43,6 @@ class Objective(nn.Module):
         terms: Sequence[Term],
         *,
         labelled_share: float,
-        num_classes: int = 0,
         gather: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
         world_size: int = 1,
     ) -> None:
@@ -52,7 +51,7 @@ class Objective(nn.Module):
         self._terms, self._labelled_share = terms, labelled_share
         self._gather, self._world_size = gather or (lambda rows: rows), world_size
         # A place without a state holds an empty module, so that states keep their places.
-        self.states = nn.ModuleList([term.build(num_classes=num_classes) or nn.Module() for term in terms])
+        self.states = nn.ModuleList([term.build() or nn.Module() for term in terms])
 
     def forward(
         self, logits_NC: torch.Tensor, batch: Batch, *, global_rows: int, progress: float = 0.0

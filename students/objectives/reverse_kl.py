@@ -8,7 +8,7 @@ It seeks a mode: the student leaves out what it cannot hold. Forward KL covers a
 from typing import TYPE_CHECKING, Literal
 
 from students.objectives.divergences import kl, log_probs
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ class ReverseKLTerm(RowTerm):
     needs_every_class = True
 
     term: Literal["reverse_kl"] = "reverse_kl"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`."""

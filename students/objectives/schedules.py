@@ -63,8 +63,11 @@ def _ends(value: float | Schedule) -> tuple[float, float]:
     return (value.start, value.end) if isinstance(value, Schedule) else (value, value)
 
 
-Positive = Annotated[float | Schedule, AfterValidator(_check_positive)]
-"""A number above 0, or a schedule of such numbers: a temperature."""
+Temperature = Annotated[
+    float | Schedule,
+    AfterValidator(_check_positive),
+    Field(description="Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."),
+]
 
 Weight = Annotated[float | Schedule, AfterValidator(_check_weight)]
 """A term's share in the objective."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from students.objectives.divergences import kl, log_mix, log_probs
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ class SkewKLTerm(RowTerm):
     """KL to a mixture of both sides, times T² (2402.03898)."""
 
     term: Literal["skew_kl"] = "skew_kl"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the first argument in the mixture."""
     reverse: bool = False

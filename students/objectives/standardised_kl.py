@@ -9,7 +9,7 @@ standard deviation is the unbiased one.
 from typing import TYPE_CHECKING, Literal
 
 from students.objectives.kl import kl_rows
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ class StandardisedKLTerm(RowTerm):
     needs_every_class = True
 
     term: Literal["standardised_kl"] = "standardised_kl"
-    temperature: Positive = 2.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 2.0
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from students.objectives.kl import kl_rows
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import BatchTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ class TAIDTerm(BatchTerm):
     needs_every_class = True
 
     term: Literal["taid"] = "taid"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
     start: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """t at the first step."""
     alpha: Annotated[float, Field(ge=0)] = 5e-4
@@ -39,7 +38,7 @@ class TAIDTerm(BatchTerm):
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the moving average."""
 
-    def build(self, *, num_classes: int) -> "nn.Module":
+    def build(self) -> "nn.Module":
         """Return t, the moving average and the last loss, as buffers."""
         import torch
         from torch import nn

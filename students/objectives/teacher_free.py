@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from students.objectives.kl import kl_rows
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ class TeacherFreeTerm(RowTerm):
     reads = frozenset({"labels"})
 
     term: Literal["teacher_free"] = "teacher_free"
-    temperature: Positive = 20.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 20.0
     correct: Annotated[float, Field(gt=0, le=1)] = 0.99
     """What the virtual teacher gives the row's own class."""
 

@@ -61,7 +61,7 @@ class Term(Config):
         temperature = getattr(self, "temperature", 1.0)
         return None if isinstance(temperature, Schedule) else temperature
 
-    def build(self, *, num_classes: int) -> "nn.Module | None":
+    def build(self) -> "nn.Module | None":
         """Return what the term learns or remembers; it is saved with the student, and never exported."""
         return None
 

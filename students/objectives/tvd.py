@@ -7,7 +7,7 @@ The share of the mass that lies with another class; its gradient does not grow w
 
 from typing import TYPE_CHECKING, Literal
 
-from students.objectives.schedules import Positive, at
+from students.objectives.schedules import Temperature, at
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ class TVDTerm(RowTerm):
     """Half the sum of the differences of the probabilities, times T² (2307.15190)."""
 
     term: Literal["tvd"] = "tvd"
-    temperature: Positive = 1.0
-    """Divides the logits: above 1 it softens the distributions. A number, or a schedule of numbers."""
+    temperature: Temperature = 1.0
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return a share of the mass times T², `[N]`."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from students.objectives.schedules import Positive, Schedule, Weight, at
+from students.objectives.schedules import Schedule, Temperature, Weight, at
 
 PROGRESS = st.floats(0, 1, exclude_max=True)
 
@@ -47,7 +47,7 @@ def test_a_cosine_leaves_and_arrives_flat_and_passes_the_middle_half_way() -> No
 )
 def test_a_temperature_is_above_zero_at_every_moment(given: object) -> None:
     with pytest.raises(ValidationError):
-        TypeAdapter(Positive).validate_python(given)
+        TypeAdapter(Temperature).validate_python(given)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def value(
     term: Term, student: torch.Tensor, target: torch.Tensor, labels: torch.Tensor = LABELS, progress: float = 0.0
 ) -> torch.Tensor:
     """Return the mean over the rows."""
-    state = term.build(num_classes=CLASSES)
+    state = term.build()
     seen = TermInputs(student, labels, target, progress=progress, state=state.eval() if state else None)
     match term:
         case RowTerm():
@@ -296,11 +296,11 @@ def test_dkd_with_the_weights_of_the_paper_is_kl() -> None:
 
 def test_the_target_of_taid_moves_as_the_paper_says_and_from_a_saved_state_goes_on_alike() -> None:
     term = TAIDTerm(start=0.2, alpha=0.5, beta=0.9)
-    state = term.build(num_classes=CLASSES)
+    state = term.build()
     t, average, last = 0.2, 0.0, None
     for step in range(12):
         if step == 6:
-            saved, state = state.state_dict(), term.build(num_classes=CLASSES)
+            saved, state = state.state_dict(), term.build()
             state.load_state_dict(saved)
         student, target, progress = (1 + step) * logits(1) / 12, logits(2), step / 12
         mixed = (1 - t) * student.numpy() + t * target.numpy()
