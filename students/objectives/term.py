@@ -75,7 +75,11 @@ class RowTerm(Term):
 
 
 class BatchTerm(Term):
-    """A term about relations among the rows of a batch: it sees the global batch of all workers."""
+    """A term about relations among the rows of a batch: it sees the global batch of all workers.
+
+    What it builds may hold buffers, and no parameters: every worker would compute their whole gradient, and gradients
+    are summed over the workers.
+    """
 
     @abstractmethod
     def loss(self, seen: TermInputs) -> "torch.Tensor":
