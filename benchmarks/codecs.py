@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.distillkit import SETTINGS, SMALLEST_TAIL, Polynomial
 from benchmarks.smollm import Sample, sample
-from cluster.allocator import keep_freed_memory
+from cluster.memory import keep_freed_memory
 from cluster.shards.codecs.codec import Codec
 from cluster.shards.codecs.draws import draws_of
 from cluster.shards.codecs.hidden import HiddenCodec

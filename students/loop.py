@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cluster.allocator import keep_freed_memory
+from cluster.memory import keep_freed_memory
 from cluster.errors import TrainingError
 from cluster.identity import digest_of
 from cluster.modules import build_module, check_shapes, in_fast_layout, num_parameters, save_weights

@@ -14,7 +14,7 @@ import ray
 import torch
 from ray import serve
 
-from cluster.allocator import keep_freed_memory
+from cluster.memory import keep_freed_memory
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL

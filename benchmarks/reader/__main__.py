@@ -26,7 +26,7 @@ import torch
 from benchmarks.reader import data, ours
 from benchmarks.reader.data import Data, Epoch
 from benchmarks.reader.race import Times, race, ratio
-from cluster.allocator import keep_freed_memory
+from cluster.memory import keep_freed_memory
 from cluster.storage.open import open_store
 
 OURS, LIMIT, S3 = "coffey", "index_select in memory", "coffey from S3"
@@ -72,7 +72,9 @@ def measured(rows: Data, folder: Path, options: argparse.Namespace) -> dict[str,
     cold_ms = (time.perf_counter() - started_s) * 1000
     times = race(contestants, rounds=options.rounds, cut_s=options.cut_s)
     # Apart, in rounds of their own with ours: some leave threads behind that would slow down the others.
-    beside = race({OURS: contestants[OURS], **peers}, rounds=options.rounds, cut_s=options.cut_s) if peers else {}
+    beside = (
+        race({OURS: ours.reader(store, rows), **peers}, rounds=options.rounds, cut_s=options.cut_s) if peers else {}
+    )
     report(rows, times | {name: found for name, found in beside.items() if name != OURS}, missing)
     found: dict[str, object] = {
         "row_bytes": rows.row_bytes,
@@ -96,10 +98,7 @@ def peers_of(rows: Data, folder: Path) -> tuple[dict[str, Epoch], list[str]]:
     for name in PEERS:
         try:
             module = importlib.import_module(f"benchmarks.reader.peers.{name}")
-        except (
-            ImportError,
-            RuntimeError,
-        ) as error:  # torchvision, which some import, fails beside other builds of torch
+        except ImportError as error:
             print(f"{name} is missing: {error}")
             missing.append(name)
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.reader import data, ours
-from cluster.allocator import keep_freed_memory
+from cluster.memory import keep_freed_memory
 from cluster.storage.open import open_store
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.errors import DataError
+from cluster.memory import page_in
 from cluster.shards.order import EpochOrder
 
 Arrays = Mapping[str, np.ndarray]
@@ -114,6 +115,7 @@ class _Block:
                 for name, column in shard.open(part.shard).items():
                     if name not in self._columns:
                         self._columns[name] = _column(_begun_with(kept.get(name, column.array[:0]), num_rows))
+                    page_in(column.array[part.start : part.stop])
                     self._columns[name].items[targets] = column.items[part.start : part.stop]
 
     def _place(self, step: int) -> int:

@@ -3,11 +3,20 @@
 from pathlib import Path
 
 import numpy as np
-from streaming import MDSWriter, StreamingDataset
-from streaming.base.util import clean_stale_shared_memory
+import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.reader.data import BATCH_SIZE, Data, Epoch
+
+# The package imports torchvision, whose own operators fail to load beside another build of torch, and whose import then
+# fails for want of them. Reading rows calls none: declaring them is enough.
+_TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
+for _operator in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, _operator):
+        _TORCHVISION.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+from streaming import MDSWriter, StreamingDataset  # noqa: E402
+from streaming.base.util import clean_stale_shared_memory  # noqa: E402
 
 ROWS = 20_000
 
