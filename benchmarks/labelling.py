@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from ray.serve.handle import DeploymentHandle
 
-from cluster.memory import keep_freed_memory
 from cluster.identity import digest_of
+from cluster.memory import keep_freed_memory
 from cluster.models import InputConfig, ModelConfig
 from cluster.modules import build_module, in_fast_layout, save_weights
 from cluster.session import ray_session

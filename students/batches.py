@@ -9,7 +9,7 @@ import torch
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
-from cluster.shards.cache import fetch_for
+from cluster.shards.cache import fetch_for, moments_after
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
@@ -18,7 +18,6 @@ from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
 from cluster.shards.verified import Fetch
-from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
 from students.objectives.catalogue import TermConfig
@@ -57,11 +56,11 @@ class TrainingData:
         self, store: ObjectStore, task: TrainingTask, execution: Execution, *, rank: int, world_size: int
     ) -> None:
         self._store, self._task, self._execution = store, task, execution
-        fetch = fetch_for(store)
-        self._dataset = Dataset.open(store, task.dataset, fetch=fetch)
+        self._fetch = fetch_for(store)
+        self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         parts = task.targets.parts if task.targets else ()
-        self._label_sets = [LogitsReader(_open_labels(store, part, fetch)) for part in parts]
+        self._label_sets = [LogitsReader(_open_labels(store, part, self._fetch)) for part in parts]
         self._weights = [part.weight for part in parts]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         self._read_at = target_temperature(task.objective)
@@ -84,8 +83,9 @@ class TrainingData:
         first_epoch, step = divmod(first_step, self.order(0).num_steps)
         starts = [(epoch, step if epoch == first_epoch else 0) for epoch in range(first_epoch, self._task.epochs)]
         numbers = (number for epoch, step in starts for number in self.order(epoch).openings(self._lanes, step))
-        is_local = isinstance(self._store, DirectoryStore)
-        shards = ShardsAhead(self._read_shard, numbers, is_ready=self._is_labelled, is_local=is_local)
+        shards = ShardsAhead(
+            self._read_shard, numbers, is_ready=self._is_labelled, moments_after=lambda: moments_after(self._fetch)
+        )
         for epoch, step in starts:
             yield from read_batches(shards, self.order(epoch), lanes=self._lanes, first_step=step)
 

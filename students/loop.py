@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from cluster.memory import keep_freed_memory
 from cluster.errors import TrainingError
 from cluster.identity import digest_of
+from cluster.memory import keep_freed_memory
 from cluster.modules import build_module, check_shapes, in_fast_layout, num_parameters, save_weights
 from cluster.optimizers import OptimizerConfig, learning_rate
 from cluster.shards.records import publish_record, read_record

@@ -30,7 +30,8 @@ from cluster.memory import keep_freed_memory
 from cluster.storage.open import open_store
 
 OURS, LIMIT, S3 = "coffey", "index_select in memory", "coffey from S3"
-PEERS = ("mosaicml", "litdata", "webdataset", "hugging_face", "lance", "ray_data")
+PEERS = ("mosaicml", "litdata", "webdataset", "hugging_face", "lance", "lance_unshuffled", "ray_data")
+UNSHUFFLED = "lance_unshuffled"
 
 
 def main() -> None:
@@ -72,9 +73,8 @@ def measured(rows: Data, folder: Path, options: argparse.Namespace) -> dict[str,
     cold_ms = (time.perf_counter() - started_s) * 1000
     times = race(contestants, rounds=options.rounds, cut_s=options.cut_s)
     # Apart, in rounds of their own with ours: some leave threads behind that would slow down the others.
-    beside = (
-        race({OURS: ours.reader(store, rows), **peers}, rounds=options.rounds, cut_s=options.cut_s) if peers else {}
-    )
+    again = {OURS: ours.reader(store, rows), **peers}
+    beside = race(again, rounds=options.rounds, cut_s=options.cut_s) if peers else {}
     report(rows, times | {name: found for name, found in beside.items() if name != OURS}, missing)
     found: dict[str, object] = {
         "row_bytes": rows.row_bytes,
@@ -85,7 +85,7 @@ def measured(rows: Data, folder: Path, options: argparse.Namespace) -> dict[str,
         "missing": missing,
     }
     if peers:
-        best = max(peers, key=lambda name: median(beside[name].rows_per_s))
+        best = max(peers.keys() - {UNSHUFFLED}, key=lambda name: median(beside[name].rows_per_s))
         found |= {"best_peer": best, "times_best_peer": ratio(beside, OURS, best)}
     if options.s3:
         found["s3_seconds_of_directory"] = ratio(times, OURS, S3)

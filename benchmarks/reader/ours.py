@@ -8,13 +8,13 @@ import torch
 
 from benchmarks.reader.data import BATCH_SIZE, Data, Epoch
 from cluster.shards.ahead import ShardsAhead
-from cluster.shards.cache import fetch_for
+from cluster.shards.cache import fetch_for, moments_after
 from cluster.shards.dataset import Dataset, write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.order import EpochOrder
 from cluster.shards.reader import ReadShard, read_batches
 from cluster.shards.schema import columns_of
-from cluster.storage.directory import DirectoryStore
+from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
 from students.batches import default_window_rows
 
@@ -40,17 +40,17 @@ def write(store: ObjectStore, data: Data) -> None:
 
 def reader(store: ObjectStore, data: Data) -> Epoch:
     """Return epochs from the store, one after another, read as training reads them: the next one is begun early."""
-    dataset, read = _opened(store, data)
+    fetch = fetch_for(store)
+    dataset, read = _opened(store, data, fetch)
     numbers = (number for epoch in itertools.count() for number in order_of(dataset, epoch).openings(LANES))
-    is_local = isinstance(store, DirectoryStore)
-    shards = ShardsAhead(read, numbers, is_ready=lambda _: True, is_local=is_local)
+    shards = ShardsAhead(read, numbers, is_ready=lambda _: True, moments_after=lambda: moments_after(fetch))
     return lambda epoch: read_batches(shards, order_of(dataset, epoch), lanes=LANES)
 
 
 def in_memory(data: Data, store: ObjectStore) -> Epoch:
     """Return epochs of the same batches by `torch.index_select`; the rows of each are known beforehand."""
     tensors = {name: torch.from_numpy(array) for name, array in data.arrays.items()}
-    dataset, _ = _opened(store, data)
+    dataset, _ = _opened(store, data, fetch_for(store))
     starts = range(0, data.rows, data.shard_rows)
     numbers = [{"row": np.arange(start, min(start + data.shard_rows, data.rows))} for start in starts]
 
@@ -74,8 +74,7 @@ def order_of(dataset: Dataset, epoch: int) -> EpochOrder:
     )
 
 
-def _opened(store: ObjectStore, data: Data) -> tuple[Dataset, ReadShard]:
-    fetch = fetch_for(store)
+def _opened(store: ObjectStore, data: Data, fetch: Fetch) -> tuple[Dataset, ReadShard]:
     dataset = Dataset.open(store, IDENTITIES[data.name], fetch=fetch)
     label_sets = [LabelSet(store, record, fetch=fetch) for record, _ in _label_records(data)]
     for labels in label_sets:

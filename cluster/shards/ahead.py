@@ -3,7 +3,7 @@
 import itertools
 import queue
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
@@ -21,8 +21,8 @@ class ShardsAhead:
 
     It is told the numbers that it will be asked for, in their order. A shard that is still in use is not read again. An
     error arrives where the shard would have been. A shard that is not ready when it could be read ahead is read when it
-    is asked for: only then does anybody wait. So no thread lives longer than the reading of one shard. Shards that
-    `is_local` says are files of this machine are read ahead once: hashing them takes long, opening them does not.
+    is asked for: only then does anybody wait. So no thread lives longer than the reading of one shard. A shard that
+    was read `moments_after()` times is at hand: opening it takes a moment, and handing that to a thread longer.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class ShardsAhead:
         numbers: Iterable[int],
         *,
         is_ready: Callable[[int], bool],
-        is_local: bool,
+        moments_after: Callable[[], float],
         threads: int = 4,
         depth: int = 4,
     ) -> None:
-        self._read_shard, self._is_ready, self._is_local = read_shard, is_ready, is_local
+        self._read_shard, self._is_ready, self._moments_after = read_shard, is_ready, moments_after
         self._numbers, self._threads, self._depth = iter(numbers), threads, depth
-        self._read_before = set[int]()
+        self._readings = Counter[int]()
         self._next = deque[int]()
         self._begun = dict[int, Future[_Shard | None]]()
         self._in_use = WeakValueDictionary[int, _Shard]()
@@ -51,15 +51,15 @@ class ShardsAhead:
         self._begin(
             following for following in dict.fromkeys(self._next) if self._pays(following) and following != number
         )
-        # What no thread has begun is read here: handing it to one and waiting would take longer.
-        shard = self._in_use.get(number) or (begun and begun.result()) or _Shard(self._read_shard(number))
-        self._in_use[number] = shard
-        self._read_before.add(number)
+        shard = self._in_use.get(number)
+        if shard is None:
+            # What no thread has begun is read here: handing it to one and waiting would take longer.
+            shard = self._in_use[number] = (begun and begun.result()) or _Shard(self._read_shard(number))
+            self._readings[number] += 1
         return shard
 
     def _pays(self, number: int) -> bool:
-        # A file of this machine that has been hashed is open in a moment, for which a thread would take longer.
-        is_at_hand = number in self._in_use or (self._is_local and number in self._read_before)
+        is_at_hand = number in self._in_use or self._readings[number] >= self._moments_after()
         return number not in self._begun and not is_at_hand
 
     def _begin(self, numbers: Iterable[int]) -> None:

@@ -6,6 +6,7 @@ COFFEY_CACHE_BYTES say where it lies and how large it may become.
 """
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -37,6 +38,13 @@ class CacheSizeError(EnvironmentFailure):
         return f"{_BYTES}={self.found!r}: expected a whole number of bytes, such as 20000000000, or 0 for no cache."
 
 
+def moments_after(fetch: Fetch) -> float:
+    """Return after how many fetches of a shard another takes but a moment: once its file has been hashed here."""
+    if isinstance(fetch, ShardCache):
+        return 2 if fetch.keeps_all else math.inf
+    return 1
+
+
 def fetch_for(store: ObjectStore) -> Fetch:
     """Return what fetches the shards of `store` for a reader that comes back in every epoch: from disk if it can.
 
@@ -49,7 +57,7 @@ def fetch_for(store: ObjectStore) -> Fetch:
     given = os.environ.get(_BYTES, "").strip()
     if given and not given.isdecimal():
         raise CacheSizeError(given)
-    return ShardCache(folder, max_bytes=int(given) if given else _half_of_the_disk(folder)).fetch
+    return ShardCache(folder, max_bytes=int(given) if given else _half_of_the_disk(folder))
 
 
 class ShardCache:
@@ -59,9 +67,11 @@ class ShardCache:
         self._folder, self._max_bytes = folder, max_bytes
         self._files = DirectoryStore(folder)
         self._is_broken = False
+        self.keeps_all = True
+        """Whether nothing has yet failed to fit."""
         self._changing = threading.Lock()
 
-    def fetch(self, store: ObjectStore, key: str, *, digest: str, num_bytes: int) -> memoryview:
+    def __call__(self, store: ObjectStore, key: str, *, digest: str, num_bytes: int) -> memoryview:
         """Return the bytes of `key` in `store`, verified; from the folder if they are there, and else kept there.
 
         Raises:
@@ -91,6 +101,7 @@ class ShardCache:
 
     def _keep(self, digest: str, body: memoryview) -> None:
         if self._is_broken or len(body) > self._max_bytes:
+            self.keeps_all = False
             return
         try:
             with self._changing:
@@ -109,8 +120,10 @@ class ShardCache:
         for used_s, size, path in files:
             if excess <= 0:
                 return
-            if path.name.startswith(".") and time.time() - used_s < _UNFINISHED_S:
+            is_unfinished = path.name.startswith(".")
+            if is_unfinished and time.time() - used_s < _UNFINISHED_S:
                 continue
+            self.keeps_all = self.keeps_all and is_unfinished
             path.unlink(missing_ok=True)
             excess -= size
 
@@ -123,7 +136,7 @@ class ShardCache:
         with self._changing:
             if not self._is_broken:
                 logging.getLogger(__name__).warning("Shards are no longer kept on this machine's disk: %s", error)
-            self._is_broken = True
+            self._is_broken, self.keeps_all = True, False
 
 
 def _files_by_use(folder: Path) -> list[tuple[float, int, Path]]:

@@ -1,6 +1,7 @@
 """Shards of a remote store on the local disk: what is asked of the store, what is kept, and that nothing is trusted."""
 
 import logging
+import math
 import os
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from cluster.identity import digest_of
-from cluster.shards.cache import CacheSizeError, ShardCache, fetch_for
+from cluster.shards.cache import CacheSizeError, ShardCache, fetch_for, moments_after
 from cluster.shards.verified import ShardCorruptError, fetch_verified
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
@@ -40,7 +41,7 @@ sys.stdin.readline()
 for _ in range(20):
     for line in sys.argv[3:]:
         key, digest = line.split("=")
-        assert len(cache.fetch(store, key, digest=digest, num_bytes=1000)) == 1000
+        assert len(cache(store, key, digest=digest, num_bytes=1000)) == 1000
 """
 
 
@@ -70,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
 
 def fetch(cache: ShardCache, store: CountedStore, number: int) -> bytes:
     body = BODIES[number]
-    return bytes(cache.fetch(store, f"shards/{number}", digest=digest_of(body), num_bytes=len(body)))
+    return bytes(cache(store, f"shards/{number}", digest=digest_of(body), num_bytes=len(body)))
 
 
 def kept(folder: Path) -> set[int]:
@@ -211,6 +212,27 @@ def test_processes_share_a_folder_that_is_too_small_for_all(store: CountedStore,
 
 def test_a_directory_needs_no_cache(tmp_path: Path) -> None:
     assert fetch_for(DirectoryStore(tmp_path)) is fetch_verified
+    assert moments_after(fetch_verified) == 1
+
+
+def test_a_cache_that_had_to_let_something_go_promises_nothing(store: CountedStore, folder: Path) -> None:
+    cache = ShardCache(folder, max_bytes=2000)
+    for number in range(2):
+        fetch(cache, store, number)
+    assert moments_after(cache) == 2
+
+    fetch(cache, store, 2)
+
+    assert moments_after(cache) == math.inf
+
+
+@pytest.mark.parametrize("max_bytes", [0, 999])
+def test_a_cache_too_small_for_a_shard_promises_nothing(store: CountedStore, folder: Path, max_bytes: int) -> None:
+    cache = ShardCache(folder, max_bytes=max_bytes)
+
+    fetch(cache, store, 0)
+
+    assert moments_after(cache) == math.inf
 
 
 def test_no_bytes_means_no_cache(
