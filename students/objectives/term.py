@@ -7,8 +7,11 @@ Legend: N rows of a batch, C classes.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
 
 from cluster.config import Config
 from students.objectives.schedules import Schedule, Weight
@@ -20,7 +23,29 @@ if TYPE_CHECKING:
 Input = Literal["target", "labels"]
 """`target`: the fused teachers; `labels`: class indices, where a row has one."""
 
-Family = Literal["response-based", "self", "supervised"]
+Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
+
+ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
+"""Where a module lies within a model, as `named_modules` gives it."""
+
+
+class TeacherTap(NamedTuple):
+    """The output of one module of one teacher."""
+
+    teacher: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a term may know when it builds what it learns."""
+
+    num_rows: int = 0
+    """Rows of the data set."""
+    num_classes: int = 0
+    student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of one row, for each module of the student that the term names."""
+    teacher_taps: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,6 +57,12 @@ class TermInputs:
     """int64; `NO_LABEL` where there is none."""
     target_logits_NC: "torch.Tensor | None" = None
     """The teachers, calibrated and fused."""
+    rows_N: "torch.Tensor | None" = None
+    """int64; the number of each row in the data set."""
+    student_taps: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
+    """Outputs of the student's modules that the term names, float32 `[N, ...]`."""
+    teacher_taps: "Mapping[TeacherTap, torch.Tensor]" = field(default_factory=dict)
+    """The same of teachers; without gradient."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -61,7 +92,17 @@ class Term(Config):
         temperature = getattr(self, "temperature", 1.0)
         return None if isinstance(temperature, Schedule) else temperature
 
-    def build(self) -> "nn.Module | None":
+    @property
+    def student_modules(self) -> tuple[str, ...]:
+        """Modules of the student whose outputs it reads."""
+        return ()
+
+    @property
+    def teacher_modules(self) -> tuple[TeacherTap, ...]:
+        """Modules of teachers whose outputs it reads."""
+        return ()
+
+    def build(self, shapes: Shapes) -> "nn.Module | None":
         """Return what the term learns or remembers; it is saved with the student, and never exported."""
         return None
 
@@ -75,11 +116,7 @@ class RowTerm(Term):
 
 
 class BatchTerm(Term):
-    """A term about relations among the rows of a batch: it sees the global batch of all workers.
-
-    What it builds may hold buffers, and no parameters: every worker would compute their whole gradient, and gradients
-    are summed over the workers.
-    """
+    """A term about relations among the rows of a batch: it sees the global batch of all workers."""
 
     @abstractmethod
     def loss(self, seen: TermInputs) -> "torch.Tensor":

@@ -28,7 +28,7 @@ from students.objectives.skew_kl import SkewKLTerm
 from students.objectives.standardised_kl import StandardisedKLTerm
 from students.objectives.taid import TAIDTerm
 from students.objectives.teacher_free import TeacherFreeTerm
-from students.objectives.term import BatchTerm, RowTerm, Term, TermInputs
+from students.objectives.term import BatchTerm, RowTerm, Shapes, Term, TermInputs
 from students.objectives.tvd import TVDTerm
 
 ROWS, CLASSES = 24, 6
@@ -66,7 +66,7 @@ def value(
     term: Term, student: torch.Tensor, target: torch.Tensor, labels: torch.Tensor = LABELS, progress: float = 0.0
 ) -> torch.Tensor:
     """Return the mean over the rows."""
-    state = term.build()
+    state = term.build(Shapes())
     seen = TermInputs(student, labels, target, progress=progress, state=state.eval() if state else None)
     match term:
         case RowTerm():
@@ -296,11 +296,11 @@ def test_dkd_with_the_weights_of_the_paper_is_kl() -> None:
 
 def test_the_target_of_taid_moves_as_the_paper_says_and_from_a_saved_state_goes_on_alike() -> None:
     term = TAIDTerm(start=0.2, alpha=0.5, beta=0.9)
-    state = term.build()
+    state = term.build(Shapes())
     t, average, last = 0.2, 0.0, None
     for step in range(12):
         if step == 6:
-            saved, state = state.state_dict(), term.build()
+            saved, state = state.state_dict(), term.build(Shapes())
             state.load_state_dict(saved)
         student, target, progress = (1 + step) * logits(1) / 12, logits(2), step / 12
         mixed = (1 - t) * student.numpy() + t * target.numpy()
