@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "labels"]
-"""`target`: the fused teachers; `labels`: class indices, where a row has one."""
+Input = Literal["target", "labels", "taps"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
 
@@ -63,6 +63,8 @@ class TermInputs:
     """Outputs of the student's modules that the term names, float32 `[N, ...]`."""
     teacher_taps: "Mapping[TeacherTap, torch.Tensor]" = field(default_factory=dict)
     """The same of teachers; without gradient."""
+    heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = field(default_factory=dict)
+    """Weight `[C, D]` and bias `[C]` of the linear layers of teachers that the term names; without gradient."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -101,6 +103,15 @@ class Term(Config):
     def teacher_modules(self) -> tuple[TeacherTap, ...]:
         """Modules of teachers whose outputs it reads."""
         return ()
+
+    @property
+    def teacher_heads(self) -> tuple[TeacherTap, ...]:
+        """Linear layers of teachers whose weights it reads."""
+        return ()
+
+    def misfit(self, shapes: Shapes) -> str | None:
+        """Return why outputs of these shapes cannot be compared, if they cannot."""
+        return None
 
     def build(self, shapes: Shapes) -> "nn.Module | None":
         """Return what the term learns or remembers; it is saved with the student, and never exported."""
