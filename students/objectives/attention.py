@@ -5,7 +5,7 @@
 
 The article prints the first and its authors' program computes the second; they differ in size and in gradient. Widths
 may differ, and nothing is learned: an attention map has one channel. Of maps of two sizes, the larger is pooled to the
-smaller by means. Published weight: 1000 with `code`, whose maps of norm 1 have small squares.
+smaller by means. A weight of 1000 is common with `code`, whose maps of norm 1 have small squares.
 """
 
 from typing import TYPE_CHECKING, Literal

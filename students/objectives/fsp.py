@@ -4,8 +4,8 @@
 
 p runs over positions; of the two maps of a side, the larger is pooled to the smaller by means. The two sides may have
 maps of any size, since G has no positions, but need the same channels: a map of the student with other channels goes
-through a linear map of them (a 1x1 convolution), learned with the student. A weight of 50 is
-common for images of 32 pixels.
+through a linear map of them (a 1x1 convolution), learned with the student. A weight of 50 is common for images of 32
+pixels.
 """
 
 from typing import TYPE_CHECKING, Literal

@@ -1,6 +1,6 @@
 """Outputs of modules in one form, channels of positions, and what makes two of them comparable.
 
-A vector is one position, a sequence of tokens a column of positions, and an image many. Legend: N rows, C channels,
+A vector has one position, a sequence of tokens a column of them, a map rows and columns. Legend: N rows, C channels,
 D features, L tokens, H and W height and width.
 """
 

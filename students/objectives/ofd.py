@@ -63,10 +63,8 @@ class OFDTerm(Pair, BatchTerm):
         student, teacher = pooled_alike(*map(as_maps, self.outputs(seen)))
         if seen.state.training:
             _take_in(seen.state, teacher)
-        source, target = (
-            mapped_by(seen.state.get_submodule("adapter"), student),
-            torch.maximum(teacher, _margins(seen.state, teacher)),
-        )
+        source = mapped_by(seen.state.get_submodule("adapter"), student)
+        target = torch.maximum(teacher, _margins(seen.state).to(teacher.dtype))
         counts = (source > target) | (target > 0)
         distance = torch.where(counts, (source - target).square(), 0.0)
         return distance.sum(dim=(1, 2, 3)).mean()
@@ -78,7 +76,7 @@ def _take_in(state: "nn.Module", teacher_NCHW: "torch.Tensor") -> None:
     state.get_buffer("num_negative_C").add_((negative < 0).sum(dim=(0, 2, 3)))
 
 
-def _margins(state: "nn.Module", like: "torch.Tensor") -> "torch.Tensor":
-    """Return m, `[C, 1, 1]`; 0 for a channel that was never negative."""
+def _margins(state: "nn.Module") -> "torch.Tensor":
+    """Return m, float64 `[C, 1, 1]`; 0 for a channel that was never negative."""
     margins_C = state.get_buffer("negative_sum_C") / state.get_buffer("num_negative_C").clamp(min=1)
-    return margins_C.to(like.dtype)[:, None, None]
+    return margins_C[:, None, None]

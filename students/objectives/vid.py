@@ -60,7 +60,6 @@ class VIDTerm(Pair, RowTerm):
         assert seen.state is not None  # noqa: S101 - `build` returns one
         student, teacher = pooled_alike(*map(as_maps, self.outputs(seen)))
         variance_C11 = F.softplus(seen.state.get_parameter("a_C"))[:, None, None] + _LEAST_VARIANCE
-        distance: torch.Tensor = (
-            mapped_by(seen.state.get_submodule("mean"), student) - teacher
-        ).square() / variance_C11
-        return (distance + variance_C11.log()).mean(dim=(1, 2, 3)) / 2
+        distance = (mapped_by(seen.state.get_submodule("mean"), student) - teacher).square()
+        nats: torch.Tensor = distance / variance_C11 + variance_C11.log()
+        return nats.mean(dim=(1, 2, 3)) / 2
