@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "labels"]
-"""`target`: the fused teachers; `labels`: class indices, where a row has one."""
+Input = Literal["target", "labels", "taps"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
 
@@ -82,6 +82,8 @@ class Term(Config):
     reads: ClassVar[frozenset[Input]] = frozenset({"target"})
     needs_every_class: ClassVar[bool] = False
     """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
+    needs_rows: ClassVar[bool] = False
+    """Whether it keeps something for each row of the data set, and so has to know which rows it sees."""
 
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""

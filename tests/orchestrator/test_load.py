@@ -92,6 +92,17 @@ FULL: dict[str, Any] = {
         {"term": "skew_kl", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "reverse": True},
         {"term": "taid", "weight": 0.1, "temperature": 1.0, "start": 0.5, "alpha": 0.1, "beta": 0.5},
         {"term": "teacher_free", "weight": 0.1, "temperature": 2.0, "correct": 0.9},
+        {"term": "cc", "weight": 0.1, "student": "a", "teacher": "wide:a", "gamma": 0.5, "order": 3},
+        {
+            "term": "crd",
+            "weight": 0.1,
+            "student": "a",
+            "teacher": "wide:a",
+            "width": 64,
+            "negatives": 100,
+            "temperature": 0.1,
+            "momentum": 0.9,
+        },
     ],
     "train": {
         "epochs": 2,
