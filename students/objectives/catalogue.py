@@ -20,6 +20,7 @@ from students.objectives.rkd_angle import RKDAngleTerm
 from students.objectives.rkd_distance import RKDDistanceTerm
 from students.objectives.skew_kl import SkewKLTerm
 from students.objectives.sp import SPTerm
+from students.objectives.sparse_kl import SparseKLTerm
 from students.objectives.standardised_kl import StandardisedKLTerm
 from students.objectives.taid import TAIDTerm
 from students.objectives.teacher_free import TeacherFreeTerm
@@ -42,6 +43,7 @@ TermConfig = Annotated[
     | RKDAngleTerm
     | RKDDistanceTerm
     | SkewKLTerm
+    | SparseKLTerm
     | SPTerm
     | StandardisedKLTerm
     | TAIDTerm

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "labels", "taps"]
-"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules."""
+    from students.objectives.sparse_target import SparseTarget
+
+Input = Literal["target", "labels", "taps", "sparse"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules; `sparse`: one
+teacher as it is stored, some classes and the mass of the others."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
 
@@ -63,6 +66,8 @@ class TermInputs:
     """Outputs of the student's modules that the term names, float32 `[N, ...]`."""
     teacher_taps: "Mapping[TeacherTap, torch.Tensor]" = field(default_factory=dict)
     """The same of teachers; without gradient."""
+    sparse: "SparseTarget | None" = None
+    """The one teacher, at the temperature of the term; None for a `BatchTerm`."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None

@@ -53,7 +53,7 @@ SHAPED: list[Term] = [
 ]
 OF_TEACHERS = [term for term in SHAPED if "target" in term.reads]
 COMPARING_MODULES = {"feature-based", "relation-based"}
-"""Families with test files of their own."""
+"""Families with test files of their own; so has the term that reads sparse labels."""
 PARTLY_CONSTANT = (AdaptiveKLTerm, TAIDTerm)
 """Formulas of which a part is taken for a constant; a test of their own tells their gradients."""
 all_terms = pytest.mark.parametrize("term", SHAPED, ids=lambda term: f"{term.term}")
@@ -184,6 +184,7 @@ def test_every_term_of_the_catalogue_has_a_file_of_its_own_and_is_tried_here() -
         "pair",
         "relations",
         "schedules",
+        "sparse_target",
         "term",
     }
 
