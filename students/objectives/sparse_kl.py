@@ -17,11 +17,12 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from students.objectives.schedules import Temperature, at
-from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import RowTerm, TermInputs
 
 if TYPE_CHECKING:
     import torch
+
+    from students.objectives.sparse_target import SparseTarget
 
 Tail = Literal["renormalise", "bucket", "uniform", "sampled"]
 
@@ -51,7 +52,7 @@ class SparseKLTerm(RowTerm):
         head_N = (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(dim=-1)
         return temperature**2 * (head_N + self._tail(scaled_NC, log_z_N, target))
 
-    def _tail(self, scaled_NC: "torch.Tensor", log_z_N: "torch.Tensor", target: SparseTarget) -> "torch.Tensor":
+    def _tail(self, scaled_NC: "torch.Tensor", log_z_N: "torch.Tensor", target: "SparseTarget") -> "torch.Tensor":
         """Return what the classes that are not stored add, `[N]`."""
         num_others = scaled_NC.shape[-1] - target.ids_NK.shape[-1]
         if num_others == 0 or self.tail == "renormalise":

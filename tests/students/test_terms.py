@@ -173,7 +173,7 @@ def test_a_term_is_its_formula(term: Term, oracle: Callable[[np.ndarray, np.ndar
 
 
 def test_every_term_of_the_catalogue_has_a_file_of_its_own_and_is_tried_here() -> None:
-    listed = {term for term in TERMS if term.family not in COMPARING_MODULES}
+    listed = {term for term in TERMS if term.family not in COMPARING_MODULES and "sparse" not in term.reads}
     folder = Path(catalogue.__file__).parent
     without_a_term = {
         "__init__",
