@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 
-from cluster.shards.codecs.spec import listed
+from cluster.shards.codecs.spec import TopKConfig, listed
 from students.objectives.catalogue import TermConfig
+from students.objectives.sparse_kl import SparseKLTerm
 from students.spec import FusionConfig
 from teachers.spec import TeacherConfig
 
 
 def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective: Sequence[TermConfig]) -> Iterator[str]:
     """Yield what is asked of teachers' labels that they will not hold, with the fields that say so."""
-    terms = [term for term in objective if "target" in term.reads]
+    yield from _of_sparse_terms(teachers, fusion, objective)
+    terms = [term for term in objective if term.reads & {"target", "sparse"}]
     asked = sorted({term.target_temperature for term in terms if term.target_temperature is not None})
     changing = [term.term for term in terms if term.target_temperature is None]
     for teacher in teachers:
@@ -45,6 +47,34 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
             yield (
                 "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
                 f"{theirs} do not hold; expected mean_logit, or terms at temperature 1"
+            )
+
+
+def _of_sparse_terms(
+    teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective: Sequence[TermConfig]
+) -> Iterator[str]:
+    """Yield what keeps a term from reading the labels of one teacher as they are stored."""
+    terms = [term for term in objective if isinstance(term, SparseKLTerm)]
+    if not terms:
+        return
+    if len(teachers) > 1:
+        yield (
+            f"objective: the term `sparse_kl` reads labels as one teacher wrote them, and there are {len(teachers)} "
+            "teachers; expected one, or the term `kl`, which reads what is fused of them"
+        )
+    if fusion.when == "write":
+        yield "fusion.when is write, and the term `sparse_kl` reads labels as the teacher wrote them; expected `read`"
+    for teacher in teachers:
+        if not isinstance(teacher.labels, TopKConfig):
+            yield (
+                f"objective: the term `sparse_kl` reads the likeliest classes and the mass of the others, and the "
+                f"labels of teacher {teacher.name} are of codec `{teacher.labels.codec}`; expected `topk`, or the term "
+                "`kl`"
+            )
+        elif teacher.labels.tail_samples == 0 and any(term.tail == "sampled" for term in terms):
+            yield (
+                f"objective: a term has tail: sampled, and the labels of teacher {teacher.name} hold no draws; "
+                "expected labels.tail_samples above 0, or another tail"
             )
 
 

@@ -79,7 +79,7 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not any("target" in term.reads for term in self.objective):
+        if not any(term.reads & {"target", "sparse"} for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
         return self
 

@@ -22,6 +22,8 @@ from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
+from students.objectives.sparse_target import SparseTarget
+from students.objectives.term import Input
 from students.spec import OrderConfig
 from students.task import Execution, Target, TrainingTask
 
@@ -64,6 +66,7 @@ class TrainingData:
         self._weights = [part.weight for part in parts]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         self._read_at = target_temperature(task.objective)
+        self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
         record = self._dataset.record
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
@@ -104,10 +107,17 @@ class TrainingData:
             inputs.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
             None if targets is None else targets.to(device, non_blocking=True),
+            sparse=self._sparse_target(arrays, device),
         )
 
+    def _sparse_target(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> SparseTarget | None:
+        if "sparse" not in self._reads:
+            return None
+        (labels,) = self._label_sets
+        return SparseTarget.of(labels.decode_sparse(_columns_of(0, arrays), temperature=self._read_at)).to(device)
+
     def _target_logits(self, arrays: Mapping[str, np.ndarray]) -> torch.Tensor | None:
-        if self._task.targets is None:
+        if self._task.targets is None or "target" not in self._reads:
             return None
         logits = [
             torch.from_numpy(labels.decode(_columns_of(place, arrays), temperature=self._read_at))
@@ -160,7 +170,7 @@ def target_temperature(objective: Sequence[TermConfig]) -> float:
 
     Where they don't, only codecs that serve any temperature are read, and their logits are the same at all.
     """
-    found = {term.target_temperature for term in objective if "target" in term.reads}
+    found = {term.target_temperature for term in objective if term.reads & {"target", "sparse"}}
     return (found.pop() or 1.0) if len(found) == 1 else 1.0
 
 

@@ -4,6 +4,8 @@ import numpy as np
 
 from cluster.shards.codecs.codec import Arrays, TemperatureNotServedError
 from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.sparse import SparseLabels
+from cluster.shards.codecs.topk import TopKCodec
 from cluster.shards.labelset import LabelSet
 from cluster.shards.shared import read_shared
 
@@ -29,11 +31,20 @@ class LogitsReader:
         Raises:
             TemperatureNotServedError: the labels do not hold the distribution at `temperature`.
         """
+        self._check_serves(temperature)
+        if self._shared is None:
+            self._shared = read_shared(self.labels)
+        return self._codec.logits({**arrays, **self._shared}, temperature=temperature)
+
+    def decode_sparse(self, arrays: Arrays, *, temperature: float = 1.0) -> SparseLabels:
+        """Return what labels of the codec `topk` hold of the distribution at `temperature`, and raise as `decode`."""
+        self._check_serves(temperature)
+        assert isinstance(self._codec, TopKCodec), "a plan asks no other codec"  # noqa: S101
+        return self._codec.decode(arrays, temperature=temperature)
+
+    def _check_serves(self, temperature: float) -> None:
         record = self.labels.record
         if not record.codec.serves(temperature):
             assert record.codec.served is not None  # noqa: S101 - a codec without a list serves all
             where = f"{self.labels.store.uri}/{record.prefix}"
             raise TemperatureNotServedError(where, record.codec.codec, temperature, record.codec.served)
-        if self._shared is None:
-            self._shared = read_shared(self.labels)
-        return self._codec.logits({**arrays, **self._shared}, temperature=temperature)

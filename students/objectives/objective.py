@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from students.objectives.schedules import at
+from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import BatchTerm, RowTerm, Shapes, TeacherTap, Term, TermInputs
 
 _UNKNOWN = Shapes()
@@ -27,6 +28,8 @@ class Batch:
     """int64; the number of each row in the data set."""
     teacher_taps: Mapping[TeacherTap, torch.Tensor] = field(default_factory=dict)
     """float32 `[N, ...]`; outputs of modules of teachers."""
+    sparse: SparseTarget | None = None
+    """What one teacher's labels store, for terms that read it so."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -39,6 +42,7 @@ class Batch:
             None if self.target_logits_NC is None else self.target_logits_NC[rows],
             None if self.rows_N is None else self.rows_N[rows],
             {tap: output[rows] for tap, output in self.teacher_taps.items()},
+            sparse=None if self.sparse is None else self.sparse.part(rows),
         )
 
 
@@ -95,6 +99,7 @@ class Objective(nn.Module):
             rows_N=batch.rows_N,
             student_taps=student_taps,
             teacher_taps=batch.teacher_taps,
+            sparse=batch.sparse,
             progress=progress,
         )
         parts = []
@@ -131,4 +136,5 @@ class Objective(nn.Module):
             rows_N=None if seen.rows_N is None else self._gather(seen.rows_N),
             student_taps={module: self._gather(output) for module, output in seen.student_taps.items()},
             teacher_taps={tap: self._gather(output) for tap, output in seen.teacher_taps.items()},
+            sparse=None,
         )

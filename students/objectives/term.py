@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "labels", "taps"]
-"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules."""
+    from students.objectives.sparse_target import SparseTarget
+
+Input = Literal["target", "labels", "taps", "sparse"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules; `sparse`: one
+teacher as it is stored, some classes and the mass of the others."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
 
@@ -65,6 +68,8 @@ class TermInputs:
     """The same of teachers; without gradient."""
     heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = field(default_factory=dict)
     """Weight `[C, D]` and bias `[C]` of the linear layers of teachers that the term names; without gradient."""
+    sparse: "SparseTarget | None" = None
+    """The one teacher, at the temperature of the term; None for a `BatchTerm`."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -84,6 +89,8 @@ class Term(Config):
     reads: ClassVar[frozenset[Input]] = frozenset({"target"})
     needs_every_class: ClassVar[bool] = False
     """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
+    needs_rows: ClassVar[bool] = False
+    """Whether it keeps something for each row of the data set, and so has to know which rows it sees."""
 
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""
