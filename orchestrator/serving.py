@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from cluster.shards.codecs.spec import listed
 from students.objectives.catalogue import TermConfig
 from students.spec import FusionConfig
+from students.weightings.gradient import GradientWeighting
 from teachers.spec import TeacherConfig
 
 
@@ -24,6 +25,7 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
             )
         if teacher.labels.codec == "sampled":
             yield from _of_draws(theirs, fusion, terms, num_teachers=len(teachers))
+        yield from _of_weighting(theirs, fusion, served, asked)
         if changing:
             yield (
                 f"objective: the temperature of term `{changing[0]}` follows a schedule, and {theirs} are exact at "
@@ -46,6 +48,23 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
                 "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
                 f"{theirs} do not hold; expected mean_logit, or terms at temperature 1"
             )
+
+
+def _of_weighting(
+    theirs: str, fusion: FusionConfig, served: tuple[float, ...], asked: Sequence[float]
+) -> Iterator[str]:
+    """Yield what the weighting asks of labels that are exact at some temperatures only."""
+    weighting = fusion.weighting
+    if weighting.needs_every_class:
+        yield (
+            f"fusion.weighting is `{weighting.method}`, which needs the probability of every class, and {theirs} hold "
+            "some; expected another weighting, or labels of codec `dense` or `hidden`"
+        )
+    if isinstance(weighting, GradientWeighting) and [weighting.temperature] != asked:
+        yield (
+            f"fusion.weighting.temperature is {weighting.temperature:g}, and {theirs} are exact at {listed(served)} "
+            "only, read at one for all; expected that of the terms"
+        )
 
 
 def _of_draws(theirs: str, fusion: FusionConfig, terms: Sequence[TermConfig], *, num_teachers: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.techniques import Technique, as_markdown, techniques
 from students.objectives.catalogue import TermConfig
+from students.weightings.catalogue import WeightingConfig
 
 ROOT = Path(__file__).parents[2]
 of_each = pytest.mark.parametrize("technique", techniques(), ids=lambda it: it.name)
@@ -27,8 +28,12 @@ def test_each_technique_names_its_paper_its_formula_and_the_meaning_of_its_optio
 
 @of_each
 def test_each_technique_is_found_by_its_name_and_the_default_that_is_shown_is_the_default(technique: Technique) -> None:
-    term = TypeAdapter(TermConfig).validate_python({"term": technique.name})
+    key, catalogue = ("term", TermConfig) if technique.kind == "term" else ("method", WeightingConfig)
+    required = {"column": "domain", "routes": {"wide": [0]}} if technique.name == "routing" else {}
+    found = TypeAdapter(catalogue).validate_python({key: technique.name} | required)
 
     assert {option.name: option.default for option in technique.options} == {
-        name: str(getattr(term, name)) for name in type(term).model_fields if name != "term"
+        name: "(required)" if name in required else str(getattr(found, name))
+        for name in type(found).model_fields
+        if name != key and (name != "of" or "target" in technique.reads)
     }
