@@ -47,8 +47,10 @@ def _minimum_on_face(gram_KK: np.ndarray, shares: np.ndarray, is_free: np.ndarra
         slopes = gram_KK[np.ix_(free, free)] @ base + gram_KK[np.ix_(free, held)] @ shares[held]
         keeps_sum = np.eye(len(free)) - 1 / len(free)
         curvature = keeps_sum @ gram_KK[np.ix_(free, free)] @ keeps_sum
+        values, axes = np.linalg.eigh(curvature)
         # The shortest way to the minimum: where vectors are equal or dependent, there are many.
-        best[free] = base + np.linalg.lstsq(curvature, -keeps_sum @ slopes, rcond=_TOLERANCE)[0]
+        curved = values > _TOLERANCE
+        best[free] = base - axes[:, curved] @ (axes[:, curved].T @ slopes / values[curved])
     return best
 
 

@@ -1,6 +1,6 @@
 """The same shares on every row: a weighted average of the teachers (Hinton, Vinyals, Dean 2015, 1503.02531).
 
-w_k = π_k,   π = `fusion.weights`, made to sum to 1
+    w_k = π_k,   π = `fusion.weights`, made to sum to 1
 
 The other methods depart from these shares.
 """
