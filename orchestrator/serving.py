@@ -43,7 +43,7 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
             continue
         if fusion.when == "write":
             yield f"fusion.when is write, which fuses at temperature 1; with {theirs} expected `read`, or terms at 1"
-        if fusion.combine == "mean_probability" and len(teachers) > 1:
+        if fusion.combine == "mean_probability" and len(teachers) > 1 and any(term.of is None for term in terms):
             yield (
                 "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
                 f"{theirs} do not hold; expected mean_logit, or terms at temperature 1"

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cluster.errors import SpecError
 from cluster.shards.schema import LABEL, NO_LABEL
 from students.fusion import combined, shares_of
 from students.objectives.objective import Batch
@@ -19,26 +18,8 @@ from students.weightings.static import StaticWeighting
 from students.weightings.weighting import Panel
 
 
-class WeightingColumnError(SpecError):
-    """A weighting reads a column that the data set does not have, or not as whole numbers."""
-
-    def __init__(self, column: str, found: str) -> None:
-        super().__init__(column, found)
-        self.column, self.found = column, found
-
-    def __str__(self) -> str:
-        return (
-            f"fusion.weighting.column is {self.column}; the data set has {self.found}. Expected a column of whole "
-            "numbers, one for each row (uint8, uint16 or int32)."
-        )
-
-
 def fuse_rows(targets: Targets, log_probs_KNC: torch.Tensor, rows: Mapping[str, np.ndarray]) -> torch.Tensor:
-    """Return the fused log-probabilities `[N, C]` of calibrated teachers; `rows` are columns of the data set.
-
-    Raises:
-        WeightingColumnError: the column that the weighting reads is not there, or holds no whole numbers.
-    """
+    """Return the fused log-probabilities `[N, C]` of calibrated teachers; `rows` are columns of the data set."""
     panel = Panel(
         teachers=names_of(targets),
         log_probs_KNC=log_probs_KNC,
@@ -115,10 +96,4 @@ def _prior(targets: Targets) -> torch.Tensor:
 
 def _columns(targets: Targets, rows: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     name = targets.weighting.column_read
-    if name is None:
-        return {}
-    if name not in rows:
-        raise WeightingColumnError(name, ", ".join(rows))
-    if rows[name].ndim != 1 or rows[name].dtype.kind not in "iu":
-        raise WeightingColumnError(name, f"it as {rows[name].dtype} {list(rows[name].shape[1:])}")
-    return {name: torch.from_numpy(rows[name].astype(np.int64))}
+    return {} if name is None else {name: torch.from_numpy(rows[name].astype(np.int64))}

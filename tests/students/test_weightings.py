@@ -1,5 +1,6 @@
 """Every weighting: its shares against numpy, scipy and scikit-learn by another route, and what all have in common."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from sklearn.metrics import log_loss
 from sklearn.svm import OneClassSVM
 
 from cluster.shards.labelset import LabelSetRecord
-from cluster.shards.schema import LABEL, NO_LABEL
-from students.blend import StepBlend, WeightingColumnError, for_unseen_rows, fuse_rows
+from cluster.shards.schema import LABEL, NO_LABEL, Column, columns_of
+from students.blend import StepBlend, for_unseen_rows, fuse_rows
 from students.fusion import combined
 from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch, Objective
 from students.task import Target, Targets
 from students.weightings import catalogue
 from students.weightings.catalogue import WEIGHTINGS, WeightingConfig
+from students.weightings.column import WeightingColumnError, check_column
 from students.weightings.confidence import ConfidenceWeighting
 from students.weightings.entropy import EntropyWeighting
 from students.weightings.gate import GateWeighting
@@ -317,7 +319,7 @@ def targets(weighting: Weighting, combine: str = "mean_probability", names: tupl
                 teacher=name,
                 teacher_identity=f"{place:016x}",
                 dataset="a" * 16,
-                columns=({"name": "logits", "dtype": "float16", "shape": (CLASSES,)},),
+                columns=(Column(name="logits", dtype="float16", shape=(CLASSES,)),),
             ),
             weight=weight,
         )
@@ -384,22 +386,6 @@ class TestFusedBefore:
         for combine in ("mean_probability", "mean_logit"):
             found = combined(log_probs, shares_KN, combine=combine)
             assert found.exp().tolist() == [pytest.approx([0.2, 0.3, 0.5])]
-
-    @pytest.mark.parametrize(
-        ("rows", "found"),
-        [
-            ({LABEL: np.zeros(3, np.int32), "x": np.zeros((3, 2), np.float32)}, "the data set has label, x"),
-            ({LABEL: np.zeros(3, np.int32), "domain": np.zeros(3, np.float32)}, r"it as float32 \[\]"),
-            ({LABEL: np.zeros(3, np.int32), "domain": np.zeros((3, 1), np.int32)}, r"it as int32 \[1\]"),
-        ],
-    )
-    def test_a_column_that_is_not_there_or_no_whole_number_is_refused(
-        self, rows: dict[str, np.ndarray], found: str
-    ) -> None:
-        routed = targets(RoutingWeighting(column="domain", routes=ROUTES))
-
-        with pytest.raises(WeightingColumnError, match=found):
-            fuse_rows(routed, normal(1, TEACHERS, 3, CLASSES).log_softmax(dim=-1), rows)
 
     def test_rows_that_nobody_trains_on_are_fused_with_the_prior_where_shares_need_labels_or_the_student(self) -> None:
         found = {it.method: for_unseen_rows(targets(it)).weighting.method for it in ALL}
@@ -539,7 +525,7 @@ class TestAtEveryStep:
 
 
 def test_every_weighting_of_the_catalogue_has_a_file_of_its_own_and_is_tried_here() -> None:
-    without_one = {"__init__", "catalogue", "weighting", "min_norm"}
+    without_one = {"__init__", "catalogue", "column", "weighting", "min_norm"}
     files = {path.stem for path in Path(catalogue.__file__).parent.glob("*.py")} - without_one
 
     assert {weighting.model_fields["method"].default for weighting in WEIGHTINGS} == files
@@ -558,3 +544,27 @@ def test_weightings_are_found_by_name_and_refuse_options_that_are_not_theirs() -
     ):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ({LABEL: np.zeros(3, np.int32), "x": np.zeros((3, 2), np.float32)}, "the data set has label, x"),
+        ({"domain": np.zeros(3, np.float32)}, r"the data set has it as float32 \[\]"),
+        ({"domain": np.zeros((3, 1), np.int32)}, r"the data set has it as int32 \[1\]"),
+    ],
+)
+def test_a_column_that_is_not_there_or_no_whole_number_is_refused(rows: dict[str, np.ndarray], found: str) -> None:
+    with pytest.raises(WeightingColumnError, match=found):
+        check_column(RoutingWeighting(column="domain", routes=ROUTES), columns_of(rows))
+
+
+def test_a_column_of_whole_numbers_is_not_and_others_ask_for_none() -> None:
+    check_column(RoutingWeighting(column="domain", routes=ROUTES), columns_of({"domain": np.zeros(3, np.uint8)}))
+    check_column(EntropyWeighting(), ())
+
+
+def test_the_error_survives_the_way_between_processes() -> None:
+    error = WeightingColumnError("domain", "label")
+
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
