@@ -4,9 +4,9 @@ Distillation in Gradient Space", NeurIPS; its code and defaults are compared in 
     w = argmin ½ ‖Σ_k w_k g_k‖²   with Σ_k w_k = 1 and 0 <= w_k <= C,   g_k = 1/N Σ_n ∂ℓ_k(n) / ∂z_s(n)
 
 ℓ_k = T² KL(p_k,T || q_T) is the loss of the student towards teacher k alone, so that g_k = T mean_n(q_T - p_k,T), over
-the rows of the global batch. The shares are the same on all rows of a batch. The cap C keeps one teacher from ruling
-alone. The reference solves it as the dual of a one-class SVM with ν = 1 / (C K), up to that solver's tolerance; here it
-is solved exactly.
+the rows of the global batch. The shares are the same on all rows of a batch, and `fusion.weights` has no part in them.
+The cap C keeps one teacher from ruling alone. The reference solves it as the dual of a one-class SVM with ν = 1 / (C
+K), up to that solver's tolerance; here it is solved exactly.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal

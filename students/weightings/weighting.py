@@ -3,7 +3,8 @@
 A weighting is one file. Its docstring gives the paper, the formula and the shapes; its class the options. torch is
 imported when shares are computed and not when options are read, so that a plan needs none.
 
-`fusion.weights` is every method's prior π: rows, or runs, of which a method has nothing to say follow it.
+`fusion.weights` are the prior π: a method that reads them departs from them, and rows of which it has nothing to say
+follow them.
 
 Legend: K teachers, N rows, C classes.
 """
