@@ -192,7 +192,7 @@ def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
         )
         for teacher in teachers
     )
-    return Targets(combine=spec.fusion.combine, parts=parts)
+    return Targets(combine=spec.fusion.combine, parts=parts, weighting=spec.fusion.weighting)
 
 
 def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds) -> LabelSetRecord:

@@ -20,7 +20,8 @@ from orchestrator.evaluation import EvaluationRecord
 from orchestrator.measuring import Measured, measure_student, measure_teacher
 from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
 from orchestrator.resolve import ENSEMBLE, Job, ResolvedTeacher
-from students.fusion import fuse
+from students.blend import for_unseen_rows, fuse_rows
+from students.fusion import calibrated
 from students.metrics import accuracy, agreement, kl, nll
 from students.reliability import ece, reliability
 from students.task import TrainedRecord, TrainingTask
@@ -65,8 +66,8 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
     test, held_out = _Rows.load(store, job.datasets.test), _Rows.load(store, job.datasets.held_out)
     teachers = [_score_teacher(store, teacher, test) for teacher in job.teachers]
     temperatures = [temperature_of(store, part.calibration) for part in job.fusion.parts]
-    ensemble = _score_ensemble(job, teachers, temperatures)
     rows = test.arrays, held_out.arrays
+    ensemble = _score_ensemble(job, teachers, temperatures, rows)
     lone, name = [chosen_length(store, tasks) for tasks in job.baselines], job.spec.student.name
     baselines = [_score_trained(store, task, rows, name="baseline", role="baseline") for task in lone]
     students = [_score_trained(store, task, rows, name=name, role="student") for task in job.students]
@@ -105,22 +106,23 @@ def _score_teacher(store: ObjectStore, teacher: ResolvedTeacher, test: _Rows) ->
     )
 
 
-def _score_ensemble(job: Job, teachers: Sequence[_Scored], temperatures: Sequence[float]) -> _Scored:
-    def fused(logits: Sequence[np.ndarray]) -> np.ndarray:
-        weights = [part.weight for part in job.fusion.parts]
-        tensors = [torch.from_numpy(array) for array in logits]
-        log_probs: np.ndarray = fuse(
-            tensors, combine=job.fusion.combine, weights=weights, temperatures=temperatures
-        ).numpy()
+def _score_ensemble(
+    job: Job, teachers: Sequence[_Scored], temperatures: Sequence[float], rows: Sequence[Mapping[str, np.ndarray]]
+) -> _Scored:
+    def fused(logits: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        log_probs_KNC = calibrated([torch.from_numpy(array) for array in logits], temperatures)
+        log_probs: np.ndarray = fuse_rows(for_unseen_rows(job.fusion), log_probs_KNC, arrays).numpy()
         return log_probs
+
+    test, held_out = rows
 
     return _Scored(
         ENSEMBLE,
         "ensemble",
         None,
         sum((teacher.measured for teacher in teachers[1:]), teachers[0].measured),
-        fused([teacher.test_NC for teacher in teachers]),
-        fused([teacher.held_out_NC for teacher in teachers]),
+        fused([teacher.test_NC for teacher in teachers], test),
+        fused([teacher.held_out_NC for teacher in teachers], held_out),
     )
 
 

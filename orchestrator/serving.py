@@ -6,6 +6,7 @@ from cluster.shards.codecs.spec import TopKConfig, listed
 from students.objectives.catalogue import TermConfig
 from students.objectives.sparse_kl import SparseKLTerm
 from students.spec import FusionConfig
+from students.weightings.gradient import GradientWeighting
 from teachers.spec import TeacherConfig
 
 
@@ -26,6 +27,7 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
             )
         if teacher.labels.codec == "sampled":
             yield from _of_draws(theirs, fusion, terms, num_teachers=len(teachers))
+        yield from _of_weighting(theirs, fusion, served, asked)
         if changing:
             yield (
                 f"objective: the temperature of term `{changing[0]}` follows a schedule, and {theirs} are exact at "
@@ -43,7 +45,7 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
             continue
         if fusion.when == "write":
             yield f"fusion.when is write, which fuses at temperature 1; with {theirs} expected `read`, or terms at 1"
-        if fusion.combine == "mean_probability" and len(teachers) > 1:
+        if fusion.combine == "mean_probability" and len(teachers) > 1 and any(term.of is None for term in terms):
             yield (
                 "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
                 f"{theirs} do not hold; expected mean_logit, or terms at temperature 1"
@@ -76,6 +78,23 @@ def _of_sparse_terms(
                 f"objective: a term has tail: sampled, and the labels of teacher {teacher.name} hold no draws; "
                 "expected labels.tail_samples above 0, or another tail"
             )
+
+
+def _of_weighting(
+    theirs: str, fusion: FusionConfig, served: tuple[float, ...], asked: Sequence[float]
+) -> Iterator[str]:
+    """Yield what the weighting asks of labels that are exact at some temperatures only."""
+    weighting = fusion.weighting
+    if weighting.needs_every_class:
+        yield (
+            f"fusion.weighting is `{weighting.method}`, which needs the probability of every class, and {theirs} hold "
+            "some; expected another weighting, or labels of codec `dense` or `hidden`"
+        )
+    if isinstance(weighting, GradientWeighting) and [weighting.temperature] != asked:
+        yield (
+            f"fusion.weighting.temperature is {weighting.temperature:g}, and {theirs} are exact at {listed(served)} "
+            "only, read at one for all; expected that of the terms"
+        )
 
 
 def _of_draws(theirs: str, fusion: FusionConfig, terms: Sequence[TermConfig], *, num_teachers: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
+from orchestrator.weighing import unweighable
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -86,11 +87,23 @@ class JobSpec(Config):
     @model_validator(mode="after")
     def _batches_are_whole(self) -> "JobSpec":
         of_batches = [term.term for term in self.objective if isinstance(term, BatchTerm)]
+        if self.fusion.weighting.needs_whole_batches and self.train.accumulate > 1:
+            raise ValueError(
+                f"train.accumulate is {self.train.accumulate}, and the weighting `{self.fusion.weighting.method}` "
+                "looks at a whole batch; expected 1"
+            )
         if of_batches and self.train.accumulate > 1:
             raise ValueError(
                 f"train.accumulate is {self.train.accumulate}, and the term `{of_batches[0]}` compares the rows of a "
                 "whole batch; expected 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_can_be_weighed(self) -> "JobSpec":
+        names = [teacher.name for teacher in self.teachers]
+        if problems := list(unweighable(names, self.fusion, self.objective)):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
     @model_validator(mode="after")

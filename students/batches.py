@@ -19,7 +19,8 @@ from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
 from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
-from students.fusion import fuse
+from students.blend import fuse_rows, names_of
+from students.fusion import calibrated
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
@@ -63,7 +64,6 @@ class TrainingData:
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         parts = task.targets.parts if task.targets else ()
         self._label_sets = [LogitsReader(_open_labels(store, part, self._fetch)) for part in parts]
-        self._weights = [part.weight for part in parts]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         self._read_at = target_temperature(task.objective)
         self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
@@ -102,11 +102,12 @@ class TrainingData:
         config = self._task.model.inputs
         inputs = to_inputs(input_array(arrays, config), config)
         labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
-        targets = self._target_logits(arrays)
+        target, each = self._of_teachers(arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
-            None if targets is None else targets.to(device, non_blocking=True),
+            None if target is None else target.to(device, non_blocking=True),
+            teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
             sparse=self._sparse_target(arrays, device),
         )
 
@@ -116,19 +117,25 @@ class TrainingData:
         (labels,) = self._label_sets
         return SparseTarget.of(labels.decode_sparse(_columns_of(0, arrays), temperature=self._read_at)).to(device)
 
-    def _target_logits(self, arrays: Mapping[str, np.ndarray]) -> torch.Tensor | None:
-        if self._task.targets is None or "target" not in self._reads:
-            return None
+    def _of_teachers(self, arrays: Mapping[str, np.ndarray]) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
+        targets = self._task.targets
+        if targets is None or "target" not in self._reads:
+            return None, {}
         logits = [
             torch.from_numpy(labels.decode(_columns_of(place, arrays), temperature=self._read_at))
             for place, labels in enumerate(self._label_sets)
         ]
-        return fuse(logits, combine=self._task.targets.combine, weights=self._weights, temperatures=self._temperatures)
+        log_probs_KNC = calibrated(logits, self._temperatures)
+        fused = None if targets.weighting.changes_with_training else fuse_rows(targets, log_probs_KNC, arrays)
+        each = dict(zip(names_of(targets), log_probs_KNC, strict=True)) if self._task.needs_each_teacher else {}
+        return fused, each
 
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)
         inputs = input_array(arrays, self._task.model.inputs)
-        columns = {name: array for name, array in arrays.items() if name == LABEL or array is inputs}
+        kept = {LABEL, self._task.targets.weighting.column_read if self._task.targets else None}
+        columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
         for place, reader in enumerate(self._label_sets):
             self._wait_for(reader.labels, number)
             columns |= {_target_name(place, name): array for name, array in reader.labels.read(number).items()}

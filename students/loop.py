@@ -21,6 +21,7 @@ from cluster.optimizers import OptimizerConfig, learning_rate
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
 from students.batches import TrainingData
+from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
@@ -81,6 +82,7 @@ class _Training:
             labelled_share=self._data.labelled_share,
             gather=group.gather_rows,
             world_size=group.world_size,
+            blend=self._blend(),
         )
         student: nn.Module = torch.compile(self._module) if execution.compile else self._module  # type: ignore[assignment]
         self._learner = Learner(student, objective, is_half=task.precision == "bfloat16").to(group.device)
@@ -92,6 +94,19 @@ class _Training:
         self._loss_here = torch.zeros((), dtype=torch.float64)
         self._rows = 0
         self._waited_s, self._reported_s, self._saved_at_s = 0.0, 0.0, time.monotonic()
+
+    def _blend(self) -> StepBlend | None:
+        """Return what fuses the teachers at every step, if they cannot be fused before."""
+        targets = self._task.targets
+        if targets is None or not targets.weighting.changes_with_training:
+            return None
+        return StepBlend(
+            targets,
+            num_classes=self._data.num_classes,
+            num_inputs=self._held_out.sample()[0].numel(),
+            labelled_share=self._data.labelled_share,
+            sum_over_workers=self._group.sum,
+        )
 
     def run(self) -> TrainedRecord:
         """Resume, train every epoch that is left, and publish."""

@@ -7,6 +7,8 @@ from pydantic import Field
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
+from students.weightings.catalogue import WeightingConfig
+from students.weightings.static import StaticWeighting
 
 Combine = Literal["mean_probability", "mean_logit"]
 
@@ -27,12 +29,17 @@ class FusionConfig(Config):
     the arithmetic mean of the probabilities, and a weighted sum of reverse KLs that of the reverse KL to the geometric
     mean, which is the mean of the logits. So one fused target loses nothing. An objective tempers what is fused: for
     the mean of the logits that is the mean of the tempered teachers, for the mean of the probabilities only at T = 1.
+
+    Shares that follow the student are found anew at every step, from what every teacher says of the batch.
     """
 
     combine: Combine = "mean_probability"
     """Arithmetic or (normalised) geometric mean of the teachers' distributions."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Share of each teacher by name, made to sum to 1; a teacher that is not named has weight 1."""
+    """Share of each teacher by name, made to sum to 1; a teacher that is not named has weight 1. For
+    a `weighting` that is not static: the shares from which it departs."""
+    weighting: WeightingConfig = StaticWeighting()
+    """How shares differ from row to row or from step to step; by default they don't."""
     calibrate: bool = True
     """Divide each teacher's logits by one temperature, fitted on the held-out rows (1706.04599)."""
     when: Literal["read", "write"] = "read"

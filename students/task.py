@@ -3,9 +3,9 @@
 Fitting a teacher, training the lone student and distilling the student are the same loop with different tasks.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cluster.config import Config
 from cluster.identity import identity_of
@@ -15,6 +15,8 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
 from students.objectives.catalogue import TermConfig
 from students.spec import Combine, OrderConfig
+from students.weightings.catalogue import WeightingConfig
+from students.weightings.static import StaticWeighting
 
 RECIPE = 2
 
@@ -33,6 +35,13 @@ class Targets(Config):
 
     combine: Combine
     parts: Annotated[tuple[Target, ...], Field(min_length=1)]
+    weighting: WeightingConfig = StaticWeighting()
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What was trained before there were weightings keeps its identity.
+        facts: dict[str, Any] = serialise(self)
+        return facts if self.weighting != StaticWeighting() else {k: v for k, v in facts.items() if k != "weighting"}
 
 
 class TrainingTask(Config):
@@ -59,6 +68,12 @@ class TrainingTask(Config):
     def identity(self) -> str:
         """Identity of the trained weights; where they go and what they are called is not part of it."""
         return identity_of("training", RECIPE, self.model_dump(mode="json", exclude={"name", "folder"}))
+
+    @property
+    def needs_each_teacher(self) -> bool:
+        """Whether the objective asks for what teachers say one by one, beside or in place of what is fused of them."""
+        is_blended = self.targets is not None and self.targets.weighting.changes_with_training
+        return is_blended or any(term.of is not None for term in self.objective)
 
     @property
     def prefix(self) -> str:

@@ -12,7 +12,8 @@ from cluster.shards.logits import LogitsReader
 from cluster.storage.open import open_store
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from students.fusion import fuse
+from students.blend import fuse_rows
+from students.fusion import calibrated
 from students.task import Targets
 from teachers.outputs import figures_of, statistics_of
 
@@ -38,15 +39,12 @@ def _fuse(store_uri: str, record: LabelSetRecord, targets: Targets) -> int:
     labels = LabelSet.create(store, record)
     teachers = [LogitsReader(LabelSet(store, part.labels)) for part in targets.parts]
     temperatures = [temperature_of(store, part.calibration) for part in targets.parts]
-    num_shards = len(Dataset.open(store, record.dataset).record.shards)
+    dataset = Dataset.open(store, record.dataset)
+    num_shards = len(dataset.record.shards)
     codec, rows = codec_of(record.codec, record.num_classes), 0
     for number in sorted(set(range(num_shards)) - labels.committed_numbers()):
-        fused = fuse(
-            [torch.from_numpy(teacher.read(number)) for teacher in teachers],
-            combine=targets.combine,
-            weights=[part.weight for part in targets.parts],
-            temperatures=temperatures,
-        )
+        logits = [torch.from_numpy(teacher.read(number)) for teacher in teachers]
+        fused = fuse_rows(targets, calibrated(logits, temperatures), dataset.read(number))
         body = labels.encode(codec.pack({LOGITS: fused.numpy()}))
         labels.commit(number, body, rows=len(fused), statistics=statistics_of(figures_of(fused)))
         rows += len(fused)

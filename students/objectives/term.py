@@ -9,9 +9,9 @@ Legend: N rows of a batch, C classes.
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cluster.config import Config
 from students.objectives.schedules import Schedule, Weight
@@ -59,7 +59,7 @@ class TermInputs:
     labels_N: "torch.Tensor"
     """int64; `NO_LABEL` where there is none."""
     target_logits_NC: "torch.Tensor | None" = None
-    """The teachers, calibrated and fused."""
+    """The teachers, calibrated and fused, or the one that the term is `of`."""
     rows_N: "torch.Tensor | None" = None
     """int64; the number of each row in the data set."""
     student_taps: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
@@ -94,6 +94,14 @@ class Term(Config):
 
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""
+    of: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")] | None = None
+    """The one teacher that it reads, by name; by default all of them, fused."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What was trained before a term could name a teacher keeps its identity.
+        facts: dict[str, Any] = serialise(self)
+        return facts if self.of is not None else {key: value for key, value in facts.items() if key != "of"}
 
     @property
     def target_temperature(self) -> float | None:

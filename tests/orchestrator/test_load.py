@@ -33,7 +33,7 @@ OPTIMIZER = {
 }
 INPUTS = {"column": "image", "scale": 0.5, "mean": 0.1, "std": 0.3, "shape": [1, 8, 8]}
 
-# Every key of every model appears here at least once, except that of the codec `sampled`.
+# Every key of every model appears here at least once, except that of the codec `sampled` and of other weightings.
 FULL: dict[str, Any] = {
     "name": "full",
     "store": "./store",
@@ -76,10 +76,16 @@ FULL: dict[str, Any] = {
             "labels": {"codec": "hidden", "head": "last", "width": 8},
         },
     ],
-    "fusion": {"combine": "mean_logit", "weights": {"wide": 2.0}, "calibrate": False, "when": "write"},
+    "fusion": {
+        "combine": "mean_logit",
+        "weights": {"wide": 2.0},
+        "weighting": {"method": "gradient", "cap": 0.5, "temperature": 1.0},
+        "calibrate": False,
+        "when": "read",
+    },
     "student": {"name": "small", "model": "models:Small", "arguments": {"width": 1}, "inputs": INPUTS},
     "objective": [
-        {"term": "kl", "temperature": 1.0, "weight": 0.5},
+        {"term": "kl", "temperature": 1.0, "weight": 0.5, "of": "inner"},
         {
             "term": "cross_entropy",
             "weight": {"schedule": "cosine", "start": 4.0, "end": 1.0, "begin": 0.1, "finish": 0.9},
@@ -234,8 +240,8 @@ class TestTypos:
     def test_the_full_spec_holds_every_key_of_every_model(self) -> None:
         schema = JobSpec.model_json_schema()
         known = {key for model in [schema, *schema["$defs"].values()] for key in model.get("properties", ())}
-        # Drawn labels serve few of the other terms, and sparse terms one teacher, so that no spec can have them all.
-        assert {FULL_LINES[index].key for index in MODEL_KEYS} | {"draws", "tail"} == known
+        # Drawn labels serve few other terms, sparse terms one teacher, and there is one weighting: no spec has all.
+        assert {FULL_LINES[index].key for index in MODEL_KEYS} | {"draws", "tail", "routes", "sees"} == known
 
     def test_the_full_spec_loads_as_it_is_written(self) -> None:
         assert parse_spec(text_of(FULL_LINES), "job.yaml") == JobSpec.model_validate(FULL)

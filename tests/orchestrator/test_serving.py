@@ -47,6 +47,12 @@ def spec_of(*overrides: str) -> JobSpec:
             "objective: terms have temperatures 1 and 2; with the `topk` labels of teacher given expected one",
         ),
         ((TOP_K, PLAIN, LOGITS, AT_2, "fusion.when=write"), "fusion.when is write, which fuses at temperature 1"),
+        ((TOP_K, PLAIN, "fusion.weighting={method: entropy}"), "fusion.weighting is `entropy`, which needs the prob"),
+        ((SAMPLED, PLAIN, "fusion.weighting={method: confidence}"), "fusion.weighting is `confidence`, which needs"),
+        (
+            (TOP_K, PLAIN, "fusion.weighting={method: gradient, temperature: 2}"),
+            "fusion.weighting.temperature is 2, and the `topk` labels of teacher given are exact at 1 and 2 only",
+        ),
         ((TOP_K, PLAIN, AT_2), "fusion.combine is mean_probability, whose tempered form needs every class"),
         (
             (TOP_K, PLAIN, LOGITS, SPARSE),
@@ -78,6 +84,10 @@ def test_what_labels_cannot_serve_is_refused_with_the_field(overrides: tuple[str
         (TOP_K, PLAIN),
         (TOP_K, PLAIN, "fusion.when=write"),
         (TOP_K, PLAIN, LOGITS, AT_2),
+        (TOP_K, PLAIN, "fusion.weighting={method: gradient}"),
+        (TOP_K, PLAIN, LOGITS, AT_2, "fusion.weighting={method: gradient, temperature: 2}"),
+        (TOP_K, PLAIN, "objective=[{term: kl, temperature: 2, of: given}]"),
+        (HIDDEN, "fusion.weighting={method: entropy}"),
         (SAMPLED, PLAIN),
         (ALONE, TOP_K, PLAIN, SPARSE),
         (ALONE, DRAWS, PLAIN, SAMPLED_TAIL),
