@@ -8,7 +8,7 @@ mean of exp(v u / τ) over the first batch. h tells a row from others; both side
 
 The negatives are drawn from all rows, once for a batch and not for each of its rows, so that scores are one product of
 matrices: N m numbers of memory. A row that is among its own negatives leaves itself out. The reference draws for each
-row, and of other classes. Two banks of M vectors are part of every checkpoint.
+row, and of other classes. Two banks of M vectors are part of every checkpoint. Published weight: 0.8.
 """
 
 import math

@@ -4,6 +4,7 @@
 
 x: the output, one vector a row. As in the authors' code, j = i counts too and the mean is over pairs; the paper leaves
 j = i out and sums. k is at least 1e-7, so that opposite rows have a logarithm. N² D operations, N² numbers of memory.
+Published weight: 30000, since L is a mean over N² pairs of which each row has a probability of 1 to share.
 """
 
 from typing import TYPE_CHECKING, Literal
