@@ -84,7 +84,7 @@ def _options(technique: type[Config], *, hidden: set[str]) -> tuple[Option, ...]
     return tuple(
         Option(
             name=name,
-            default="(required)" if field.is_required() else str(field.default),
+            default="required" if field.is_required() else str(field.default),
             meaning=" ".join((field.description or "").split()),
         )
         for name, field in technique.model_fields.items()

@@ -33,7 +33,7 @@ def test_each_technique_is_found_by_its_name_and_the_default_that_is_shown_is_th
     found = TypeAdapter(catalogue).validate_python({key: technique.name} | required)
 
     assert {option.name: option.default for option in technique.options} == {
-        name: "(required)" if name in required else str(getattr(found, name))
+        name: "required" if name in required else str(getattr(found, name))
         for name in type(found).model_fields
         if name != key and (name != "of" or "target" in technique.reads)
     }
