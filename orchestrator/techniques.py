@@ -5,8 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from pydantic.fields import FieldInfo
-
 from cluster.config import Config
 from students.objectives.catalogue import TERMS
 from students.objectives.term import BatchTerm, Family, Term
@@ -86,16 +84,12 @@ def _options(technique: type[Config], *, hidden: set[str]) -> tuple[Option, ...]
     return tuple(
         Option(
             name=name,
-            default=_default(field),
+            default="required" if field.is_required() else str(field.default),
             meaning=" ".join((field.description or "").split()),
         )
         for name, field in technique.model_fields.items()
         if name not in hidden
     )
-
-
-def _default(field: FieldInfo) -> str:
-    return "required" if field.is_required() else str(field.default)
 
 
 def _page(found: Sequence[Technique]) -> Iterator[str]:

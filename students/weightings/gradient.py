@@ -1,5 +1,5 @@
 """Teachers that agree on where to go count more: AEKD (Du et al. 2020, "Agree to Disagree: Adaptive Ensemble Knowledge
-Distillation in Gradient Space", NeurIPS; its code and defaults are compared in 2201.00007).
+Distillation in Gradient Space", NeurIPS; compared with in 2201.00007).
 
     w = argmin ½ ‖Σ_k w_k g_k‖²   with Σ_k w_k = 1 and 0 <= w_k <= C,   g_k = 1/N Σ_n ∂ℓ_k(n) / ∂z_s(n)
 
