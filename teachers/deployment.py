@@ -15,8 +15,9 @@ import torch
 from ray import serve
 
 from cluster.memory import keep_freed_memory
+from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.open import open_store
 from teachers.backends.load import load_backend

@@ -9,7 +9,8 @@ from cluster.shards.codecs.draws import draws_of
 from cluster.shards.codecs.hidden import HiddenCodec
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import HiddenConfig
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.commits import Commit
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.shared import has_shared, publish_shared, read_shared
 from teachers.backends.protocol import Backend
 from teachers.outputs import check_output, figures_of, statistics_of

@@ -11,7 +11,8 @@ from scipy.special import softmax
 from cluster.errors import TeacherError
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import AnyCodecConfig
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.commits import Commit
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.storage.directory import DirectoryStore
 from teachers.backends.head import HeadError
