@@ -13,6 +13,7 @@ from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
+from cluster.weights import StoredWeights
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
@@ -20,7 +21,7 @@ from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
 from students.task import Target, Targets, TrainingTask
 from teachers.spec import TeacherConfig
-from teachers.weights import StoredWeights, check_classes, classes_in, read_weights, weights_in_store
+from teachers.weights import check_classes, classes_in, read_weights, weights_in_store
 
 RECIPE = 1
 ENSEMBLE = "ensemble"

@@ -2,9 +2,9 @@
 
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
+from cluster.weights import StoredWeights
 from orchestrator.resolve import ResolvedTeacher
 from students.task import TrainedRecord
-from teachers.weights import StoredWeights
 
 
 def weights_of(store: ObjectStore, teacher: ResolvedTeacher) -> StoredWeights:

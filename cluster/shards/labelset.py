@@ -18,7 +18,7 @@ from pydantic import FailFast, Field
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of, identity_of
-from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig
+from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, ModulePath, TapConfig
 from cluster.shards.commits import Commit, ForeignLabelsError, Manifest
 from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
@@ -50,6 +50,8 @@ class LabelSetRecord(Config):
     """How the columns hold the teacher's distributions."""
     num_classes: Annotated[int, Field(ge=1)] = Field(default_factory=_last_axis)
     """Length of a distribution; by default that of the first column's last axis."""
+    taps: dict[ModulePath, TapConfig] = Field(default={}, exclude_if=lambda taps: not taps)
+    """Modules of the teacher whose outputs are stored too. Sets without any have the identity they always had."""
     compression: Compression = "none"
 
     @property

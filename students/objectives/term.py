@@ -9,11 +9,10 @@ Legend: N rows of a batch, C classes.
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from cluster.config import Config
+from cluster.shards.codecs.spec import ModulePath as ModulePath  # noqa: PLC0414 - terms find it here
 from students.objectives.schedules import Schedule, Weight
 
 if TYPE_CHECKING:
@@ -24,9 +23,6 @@ Input = Literal["target", "labels"]
 """`target`: the fused teachers; `labels`: class indices, where a row has one."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
-
-ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
-"""Where a module lies within a model, as `named_modules` gives it."""
 
 
 class TeacherTap(NamedTuple):
@@ -83,6 +79,9 @@ class Term(Config):
     needs_every_class: ClassVar[bool] = False
     """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
 
+    needs_rows: ClassVar[bool] = False
+    """Whether it reads the numbers of the rows."""
+
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""
 
@@ -101,6 +100,13 @@ class Term(Config):
     def teacher_modules(self) -> tuple[TeacherTap, ...]:
         """Modules of teachers whose outputs it reads."""
         return ()
+
+    def misfit(self, shapes: Shapes) -> str | None:
+        """Say why it cannot compare outputs of these shapes, and what is expected; None if it can.
+
+        It is asked before any work is done, when the number of rows is not known yet.
+        """
+        return None
 
     def build(self, shapes: Shapes) -> "nn.Module | None":
         """Return what the term learns or remembers; it is saved with the student, and never exported."""

@@ -111,6 +111,30 @@ class HiddenConfig(CodecConfig):
 
 AnyCodecConfig = Annotated[DenseConfig | TopKConfig | SampledConfig | HiddenConfig, Field(discriminator="codec")]
 
+ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
+"""Where a module lies within a model, as `named_modules` gives it."""
+
+
+class TapConfig(Config):
+    """How the output of one module of a teacher is stored beside its distributions. Part of the set's identity."""
+
+    channels: Literal["first", "last"] = "first"
+    """Which axis of a row counts channels: `first` after convolutions, `last` in transformers."""
+    pool: Literal["none", "average"] = "none"
+    """`average`: take means over the other axes, such as those of an image or a sentence."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """With `average`: entries that are left of each of the other axes; by default the axes go."""
+    project: Annotated[int, Field(ge=1)] | None = None
+    """Channels that are left, each a sum of all with random signs (Achlioptas 2003), which keeps distances."""
+    values: Literal["float16", "int8"] = "float16"
+    """Two bytes a value, or one and a scale for each row."""
+
+    @model_validator(mode="after")
+    def _has_a_size_if_pooled(self) -> "TapConfig":
+        if self.size is not None and self.pool == "none":
+            raise ValueError(f"size is {self.size} and pool is none; expected `pool: average`, or no size")
+        return self
+
 
 def listed(temperatures: tuple[float, ...]) -> str:
     """Return `1, 2 and 4`."""
