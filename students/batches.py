@@ -1,7 +1,8 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
+import itertools
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, moments_after
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LabelSet
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
@@ -20,11 +21,16 @@ from cluster.shards.schema import LABEL, Column
 from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
+from students.live import inputs_of
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
+from students.objectives.term import Shapes
 from students.spec import OrderConfig
-from students.task import Execution, Target, TrainingTask
+from students.stored_taps import StoredTaps
+from students.task import Execution, TrainingTask
 
+_ROWS = ".rows"
+"""The numbers of the rows: beside stored columns, whose names have no dot."""
 _POLL_S = 0.1
 _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
@@ -60,13 +66,25 @@ class TrainingData:
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         parts = task.targets.parts if task.targets else ()
-        self._label_sets = [LogitsReader(_open_labels(store, part, self._fetch)) for part in parts]
+        self._label_sets = [LogitsReader(_open_labels(store, part.labels, self._fetch)) for part in parts]
+        self._stored_taps = [
+            StoredTaps(_open_labels(store, record, self._fetch), task.modules_of(record.teacher))
+            for record in task.stored_taps
+        ]
         self._weights = [part.weight for part in parts]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         self._read_at = target_temperature(task.objective)
+        self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
+        self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
+        self.columns = record.columns
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
+
+    def shapes(self) -> Shapes:
+        """Return what is known of the rows, and of outputs that are stored with them."""
+        stored = {tap: shape for taps in self._stored_taps for tap, shape in taps.shapes().items()}
+        return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=stored)
 
     def order(self, epoch: int) -> EpochOrder:
         """Return the order of one epoch."""
@@ -100,10 +118,20 @@ class TrainingData:
         inputs = to_inputs(input_array(arrays, config), config)
         labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
         targets = self._target_logits(arrays)
+        first = len(self._label_sets)
+        taps = {
+            tap: output.to(device, non_blocking=True)
+            for place, stored in enumerate(self._stored_taps, start=first)
+            for tap, output in stored.decode(_columns_of(place, arrays)).items()
+        }
+        teacher_inputs = inputs_of(self._task.live_teachers, arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
             None if targets is None else targets.to(device, non_blocking=True),
+            torch.from_numpy(arrays[_ROWS]).to(device, non_blocking=True) if self._needs_rows else None,
+            taps,
+            {name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
         )
 
     def _target_logits(self, arrays: Mapping[str, np.ndarray]) -> torch.Tensor | None:
@@ -117,15 +145,23 @@ class TrainingData:
 
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)
-        inputs = input_array(arrays, self._task.model.inputs)
-        columns = {name: array for name, array in arrays.items() if name == LABEL or array is inputs}
-        for place, reader in enumerate(self._label_sets):
-            self._wait_for(reader.labels, number)
-            columns |= {_target_name(place, name): array for name, array in reader.labels.read(number).items()}
+        models = [self._task.model, *(teacher.model for teacher in self._task.live_teachers)]
+        given = {id(input_array(arrays, model.inputs)) for model in models}
+        columns = {name: array for name, array in arrays.items() if name == LABEL or id(array) in given}
+        if self._needs_rows:
+            columns[_ROWS] = np.arange(*self._first_rows[number : number + 2])
+        for place, (labels, read) in enumerate(self._readers()):
+            self._wait_for(labels, number)
+            columns |= {_target_name(place, name): array for name, array in read(number).items()}
         return columns
 
+    def _readers(self) -> Iterator[tuple[LabelSet, Callable[[int], dict[str, np.ndarray]]]]:
+        """Yield label sets, and what reads a shard of them: first those with targets, then those with taps."""
+        yield from ((reader.labels, reader.columns) for reader in self._label_sets)
+        yield from ((taps.labels, taps.read) for taps in self._stored_taps)
+
     def _is_labelled(self, number: int) -> bool:
-        return all(reader.labels.committed(number) is not None for reader in self._label_sets)
+        return all(labels.committed(number) is not None for labels, _ in self._readers())
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
@@ -175,8 +211,8 @@ def _columns_of(place: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _open_labels(store: ObjectStore, part: Target, fetch: Fetch) -> LabelSet:
-    labels = LabelSet(store, part.labels, fetch=fetch)
+def _open_labels(store: ObjectStore, record: LabelSetRecord, fetch: Fetch) -> LabelSet:
+    labels = LabelSet(store, record, fetch=fetch)
     if labels.is_sealed():
         labels.load_manifest()
     return labels

@@ -13,6 +13,7 @@ from cluster.models import ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
+from cluster.weights import StoredWeights
 from students.objectives.catalogue import TermConfig
 from students.spec import Combine, OrderConfig
 
@@ -35,6 +36,16 @@ class Targets(Config):
     parts: Annotated[tuple[Target, ...], Field(min_length=1)]
 
 
+class LiveTeacher(Config):
+    """A teacher that runs beside the student, because terms read outputs of it that are not stored."""
+
+    name: str
+    identity: Identity
+    model: ModelConfig
+    weights: StoredWeights | str
+    """Where they lie, or the key of the record of the training that makes them."""
+
+
 class TrainingTask(Config):
     """Everything that determines a training, and where its results go."""
 
@@ -47,6 +58,10 @@ class TrainingTask(Config):
     held_out: Identity
     """Data set on which accuracy is watched; never trained on."""
     targets: Targets | None = None
+    stored_taps: tuple[LabelSetRecord, ...] = Field(default=(), exclude_if=lambda records: not records)
+    """Label sets with outputs of modules that terms read."""
+    live_teachers: tuple[LiveTeacher, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
+    """Teachers of which terms read other modules. Trainings without either have the identity they always had."""
     objective: tuple[TermConfig, ...]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -59,6 +74,11 @@ class TrainingTask(Config):
     def identity(self) -> str:
         """Identity of the trained weights; where they go and what they are called is not part of it."""
         return identity_of("training", RECIPE, self.model_dump(mode="json", exclude={"name", "folder"}))
+
+    def modules_of(self, teacher: str) -> tuple[str, ...]:
+        """Return the modules of one teacher whose outputs terms read."""
+        taps = (tap for term in self.objective for tap in term.teacher_modules)
+        return tuple(dict.fromkeys(tap.module for tap in taps if tap.teacher == teacher))
 
     @property
     def prefix(self) -> str:

@@ -27,6 +27,8 @@ class Batch:
     """int64; the number of each row in the data set."""
     teacher_taps: Mapping[TeacherTap, torch.Tensor] = field(default_factory=dict)
     """float32 `[N, ...]`; outputs of modules of teachers."""
+    teacher_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """float32 `[N, *shape]`, by name; for teachers that run beside the student."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -39,6 +41,7 @@ class Batch:
             None if self.target_logits_NC is None else self.target_logits_NC[rows],
             None if self.rows_N is None else self.rows_N[rows],
             {tap: output[rows] for tap, output in self.teacher_taps.items()},
+            {teacher: inputs[rows] for teacher, inputs in self.teacher_inputs.items()},
         )
 
 
