@@ -4,6 +4,8 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 
+from pydantic.fields import FieldInfo
+
 from cluster.config import Config
 from students.objectives.catalogue import TERMS
 from students.objectives.term import BatchTerm, Family, Input, Term
@@ -51,11 +53,15 @@ def _technique(term: type[Term]) -> Technique:
         reads=tuple(sorted(term.reads)),
         needs_whole_batches=issubclass(term, BatchTerm),
         options=tuple(
-            Option(name=name, default=str(field.default), meaning=" ".join((field.description or "").split()))
+            Option(name=name, default=_default(field), meaning=" ".join((field.description or "").split()))
             for name, field in term.model_fields.items()
             if name != "term"
         ),
     )
+
+
+def _default(field: FieldInfo) -> str:
+    return "required" if field.is_required() else str(field.default)
 
 
 def _page(found: Sequence[Technique]) -> Iterator[str]:

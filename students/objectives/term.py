@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "labels"]
-"""`target`: the fused teachers; `labels`: class indices, where a row has one."""
+Input = Literal["target", "labels", "taps"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
 
@@ -59,6 +59,8 @@ class TermInputs:
     """Outputs of the student's modules that the term names, float32 `[N, ...]`."""
     teacher_taps: "Mapping[TeacherTap, torch.Tensor]" = field(default_factory=dict)
     """The same of teachers; without gradient."""
+    heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = field(default_factory=dict)
+    """Weight `[C, D]` and bias `[C]` of the linear layers of teachers that the term names; without gradient."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -101,8 +103,13 @@ class Term(Config):
         """Modules of teachers whose outputs it reads."""
         return ()
 
+    @property
+    def teacher_heads(self) -> tuple[TeacherTap, ...]:
+        """Linear layers of teachers whose weights it reads."""
+        return ()
+
     def misfit(self, shapes: Shapes) -> str | None:
-        """Say why it cannot compare outputs of these shapes, and what is expected; None if it can.
+        """Return why outputs of these shapes cannot be compared, if they cannot.
 
         It is asked before any work is done, when the number of rows is not known yet.
         """

@@ -92,6 +92,17 @@ FULL: dict[str, Any] = {
         {"term": "skew_kl", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "reverse": True},
         {"term": "taid", "weight": 0.1, "temperature": 1.0, "start": 0.5, "alpha": 0.1, "beta": 0.5},
         {"term": "teacher_free", "weight": 0.1, "temperature": 2.0, "correct": 0.9},
+        {"term": "attention", "weight": 0.1, "student": "a", "teacher": "wide:a", "variant": "code"},
+        {
+            "term": "fsp",
+            "weight": 0.1,
+            "student": "a",
+            "student_end": "b",
+            "teacher": "wide:a",
+            "teacher_end": "wide:b",
+        },
+        {"term": "srrl", "weight": 0.1, "student": "pool", "teacher": "wide:pool", "head": "wide:fc"},
+        {"term": "vid", "weight": 0.1, "student": "a", "teacher": "wide:a", "first_variance": 1.0},
     ],
     "train": {
         "epochs": 2,
