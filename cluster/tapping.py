@@ -41,6 +41,17 @@ class UntappableError(SpecError):
         )
 
 
+class NoHeadError(SpecError):
+    """A term asks for the weights of a module that is no linear layer."""
+
+    def __init__(self, model: str, path: str, found: str) -> None:
+        super().__init__(model, path, found)
+        self.model, self.path, self.found = model, path, found
+
+    def __str__(self) -> str:
+        return f"{self.model}: the head {self.path!r} is a {self.found}; expected the path of a torch.nn.Linear."
+
+
 class Tapped(nn.Module):
     """A model that returns outputs of its modules beside its own. Its parameters keep their names within `model`."""
 
@@ -53,11 +64,8 @@ class Tapped(nn.Module):
         super().__init__()
         self.model, self._paths, self.name = model, tuple(dict.fromkeys(paths)), name
         self._seen: dict[str, torch.Tensor] = {}
-        modules = dict(model.named_modules(remove_duplicate=False))
         for path in self._paths:
-            if path not in modules:
-                raise ModuleMissingError(name, path, tuple(difflib.get_close_matches(path, modules, cutoff=0.4)))
-            modules[path].register_forward_hook(self._hook(path))
+            module_at(model, path, name=name).register_forward_hook(self._hook(path))
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the model's output, and by path the float32 outputs of the last call of each module.
@@ -84,6 +92,28 @@ class Tapped(nn.Module):
             self._seen[path] = found.to(torch.float32, copy=True)
 
         return remember
+
+
+def module_at(model: nn.Module, path: str, *, name: str) -> nn.Module:
+    """Return the module at a path; raises `ModuleMissingError`, with the nearest paths."""
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    if path not in modules:
+        raise ModuleMissingError(name, path, tuple(difflib.get_close_matches(path, modules, cutoff=0.4)))
+    return modules[path]
+
+
+def parameters_of_head(model: nn.Module, path: str, *, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight `[C, D]` and bias `[C]` of a linear layer, float32; a layer without a bias has zeros.
+
+    Raises:
+        ModuleMissingError: there is no module at `path`.
+        NoHeadError: it is no linear layer.
+    """
+    layer = module_at(model, path, name=name)
+    if not isinstance(layer, nn.Linear):
+        raise NoHeadError(name, path, type(layer).__name__)
+    weight = layer.weight.detach().float()
+    return weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
 
 
 def shapes_of_taps(tapped: Tapped, inputs: torch.Tensor) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from cluster.shards.schema import LABEL, Column
 from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
 from students.fusion import fuse
-from students.live import inputs_of
+from students.live import LiveTeachers
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
 from students.objectives.term import Shapes
@@ -59,9 +59,16 @@ class TrainingData:
     """One worker's share of a task's batches."""
 
     def __init__(
-        self, store: ObjectStore, task: TrainingTask, execution: Execution, *, rank: int, world_size: int
+        self,
+        store: ObjectStore,
+        task: TrainingTask,
+        execution: Execution,
+        *,
+        rank: int,
+        world_size: int,
+        live: LiveTeachers | None = None,
     ) -> None:
-        self._store, self._task, self._execution = store, task, execution
+        self._store, self._task, self._execution, self._live = store, task, execution, live
         self._fetch = fetch_for(store)
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
@@ -124,7 +131,7 @@ class TrainingData:
             for place, stored in enumerate(self._stored_taps, start=first)
             for tap, output in stored.decode(_columns_of(place, arrays)).items()
         }
-        teacher_inputs = inputs_of(self._task.live_teachers, arrays)
+        teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
@@ -145,11 +152,11 @@ class TrainingData:
 
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)
-        models = [self._task.model, *(teacher.model for teacher in self._task.live_teachers)]
-        given = {id(input_array(arrays, model.inputs)) for model in models}
-        columns = {name: array for name, array in arrays.items() if name == LABEL or id(array) in given}
+        inputs = input_array(arrays, self._task.model.inputs)
+        columns = {name: array for name, array in arrays.items() if name == LABEL or array is inputs}
+        columns |= {} if self._live is None else self._live.columns(arrays)
         if self._needs_rows:
-            columns[_ROWS] = np.arange(*self._first_rows[number : number + 2])
+            columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
         for place, (labels, read) in enumerate(self._readers()):
             self._wait_for(labels, number)
             columns |= {_target_name(place, name): array for name, array in read(number).items()}

@@ -73,7 +73,8 @@ class _Training:
         torch.set_num_threads(execution.threads)
         keep_freed_memory()
         self._store, self._task, self._execution, self._group = store, task, execution, group
-        self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size)
+        self._live = LiveTeachers(store, task, group.device)
+        self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size, live=self._live)
         self._held_out = HeldOut(store, task.held_out, task.model.inputs, group)
         seed_torch(fold_seed(task.seed), group.device)
         self._module = in_fast_layout(build_module(task.model)).to(group.device)
@@ -109,6 +110,7 @@ class _Training:
             self._task.objective,
             labelled_share=self._data.labelled_share,
             shapes=shapes,
+            heads=self._live.heads,
             gather=self._group.gather_rows,
             world_size=self._group.world_size,
         )

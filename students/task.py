@@ -3,6 +3,7 @@
 Fitting a teacher, training the lone student and distilling the student are the same loop with different tasks.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
 from cluster.weights import StoredWeights
 from students.objectives.catalogue import TermConfig
+from students.objectives.term import TeacherTap
 from students.spec import Combine, OrderConfig
 
 RECIPE = 2
@@ -37,7 +39,7 @@ class Targets(Config):
 
 
 class LiveTeacher(Config):
-    """A teacher that runs beside the student, because terms read outputs of it that are not stored."""
+    """A teacher that stands beside the student, because terms read weights of it, or outputs that are not stored."""
 
     name: str
     identity: Identity
@@ -61,7 +63,7 @@ class TrainingTask(Config):
     stored_taps: tuple[LabelSetRecord, ...] = Field(default=(), exclude_if=lambda records: not records)
     """Label sets with outputs of modules that terms read."""
     live_teachers: tuple[LiveTeacher, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
-    """Teachers of which terms read other modules. Trainings without either have the identity they always had."""
+    """Teachers of which terms read anything else. Trainings without either have the identity they always had."""
     objective: tuple[TermConfig, ...]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -77,8 +79,12 @@ class TrainingTask(Config):
 
     def modules_of(self, teacher: str) -> tuple[str, ...]:
         """Return the modules of one teacher whose outputs terms read."""
-        taps = (tap for term in self.objective for tap in term.teacher_modules)
-        return tuple(dict.fromkeys(tap.module for tap in taps if tap.teacher == teacher))
+        return tuple(tap.module for tap in modules_read(self.objective) if tap.teacher == teacher)
+
+    def live_modules_of(self, teacher: str) -> tuple[str, ...]:
+        """Return those that are not stored."""
+        stored = {module for record in self.stored_taps if record.teacher == teacher for module in record.taps}
+        return tuple(module for module in self.modules_of(teacher) if module not in stored)
 
     @property
     def prefix(self) -> str:
@@ -139,3 +145,13 @@ class ProgressRecord(Config):
     epochs: int
     loss: float
     accuracy: float
+
+
+def modules_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:
+    """Return the modules of teachers whose outputs terms read, each once."""
+    return tuple(dict.fromkeys(tap for term in objective for tap in term.teacher_modules))
+
+
+def heads_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:
+    """Return the linear layers of teachers whose weights terms read, each once."""
+    return tuple(dict.fromkeys(head for term in objective for head in term.teacher_heads))

@@ -1,20 +1,24 @@
-"""What is kept of the output of a teacher's module: means over its axes, and fewer channels. N rows, D channels."""
+"""What is kept of the output of a teacher's module: means over its axes, and fewer channels.
+
+Legend: N rows, D channels, L tokens, R axes of a row.
+"""
 
 import torch
 import torch.nn.functional as F
 
 from cluster.shards.codecs.spec import TapConfig
-from cluster.shards.taps import signs
+from cluster.shards.taps import channel_axis, signs
 
 
 def reduced(config: TapConfig, output: torch.Tensor) -> torch.Tensor:
-    """Return float32 `[N, *R]` of an output `[N, D, ...]`, or `[N, ..., D]` if channels come last."""
-    channels_last = output.movedim(1, -1) if config.channels == "first" else output
+    """Return float32 `[N, *R]` of a vector `[N, D]`, tokens `[N, L, D]` or maps `[N, D, ...]`."""
+    axis = 1 + channel_axis(output.dim() - 1)
+    channels_last = output.movedim(axis, -1)
     if config.pool == "average":
         channels_last = _averaged(channels_last, config.size)
     if config.project is not None:
         channels_last = channels_last @ torch.from_numpy(signs(channels_last.shape[-1], config.project)).to(output)
-    return channels_last.movedim(-1, 1) if config.channels == "first" else channels_last
+    return channels_last if channels_last.dim() == 2 else channels_last.movedim(-1, axis)
 
 
 def _averaged(output: torch.Tensor, size: int | None) -> torch.Tensor:

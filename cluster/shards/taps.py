@@ -39,18 +39,19 @@ def reduced_shape(config: TapConfig, shape: tuple[int, ...], *, field: str) -> t
     """
     if not shape:
         raise TapMisfitError(field, shape, "a tap needs channels", "expected another module")
-    channels = shape[0] if config.channels == "first" else shape[-1]
-    others = shape[1:] if config.channels == "first" else shape[:-1]
+    axis = channel_axis(len(shape))
+    channels, others = shape[axis], shape[:axis] + shape[axis + 1 :]
     if config.project is not None and config.project > channels:
-        found, expected = (
-            f"project is {config.project}",
-            f"expected at most its {channels} channels ({config.channels})",
-        )
-        raise TapMisfitError(field, shape, found, expected)
+        raise TapMisfitError(field, shape, f"project is {config.project}", f"expected at most its {channels} channels")
     if config.pool == "average":
         others = () if config.size is None else (config.size,) * len(others)
     left = (config.project or channels,)
-    return left + others if config.channels == "first" else others + left
+    return left + others if axis == 0 else others + left
+
+
+def channel_axis(num_axes: int) -> int:
+    """Return the axis of a row that counts its channels: that of maps is the first, that of tokens the last."""
+    return num_axes - 1 if num_axes < 3 else 0
 
 
 def tap_columns(taps: Taps, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Column, ...]:

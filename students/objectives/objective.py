@@ -59,12 +59,16 @@ class Objective(nn.Module):
         *,
         labelled_share: float,
         shapes: Shapes = _UNKNOWN,
+        heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = MappingProxyType({}),
         gather: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
         world_size: int = 1,
     ) -> None:
-        """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own."""
+        """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own.
+
+        `heads` are weight and bias of linear layers of teachers, on the device on which losses are computed.
+        """
         super().__init__()
-        self._terms, self._labelled_share = terms, labelled_share
+        self._terms, self._labelled_share, self._heads = terms, labelled_share, heads
         self._gather, self._world_size = gather or (lambda rows: rows), world_size
         # A place without a state holds an empty module, so that states keep their places.
         self.states = nn.ModuleList([term.build(shapes) or nn.Module() for term in terms])
@@ -111,6 +115,7 @@ class Objective(nn.Module):
             seen,
             student_taps={module: seen.student_taps[module] for module in term.student_modules},
             teacher_taps={tap: seen.teacher_taps[tap] for tap in term.teacher_modules},
+            heads={head: self._heads[head] for head in term.teacher_heads},
         )
         match term:
             case RowTerm():

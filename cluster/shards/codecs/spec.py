@@ -116,12 +116,13 @@ ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
 
 
 class TapConfig(Config):
-    """How the output of one module of a teacher is stored beside its distributions. Part of the set's identity."""
+    """How the output of one module of a teacher is stored beside its distributions. Part of the set's identity.
 
-    channels: Literal["first", "last"] = "first"
-    """Which axis of a row counts channels: `first` after convolutions, `last` in transformers."""
+    A row is a vector of channels, tokens of channels each, or a map with its channels first.
+    """
+
     pool: Literal["none", "average"] = "none"
-    """`average`: take means over the other axes, such as those of an image or a sentence."""
+    """`average`: take means over the other axes, those of a map or the tokens."""
     size: Annotated[int, Field(ge=1)] | None = None
     """With `average`: entries that are left of each of the other axes; by default the axes go."""
     project: Annotated[int, Field(ge=1)] | None = None
