@@ -43,8 +43,8 @@ def reduced_shape(config: TapConfig, shape: tuple[int, ...], *, field: str) -> t
     channels, others = shape[axis], shape[:axis] + shape[axis + 1 :]
     if config.project is not None and config.project > channels:
         raise TapMisfitError(field, shape, f"project is {config.project}", f"expected at most its {channels} channels")
-    if config.pool == "average":
-        others = () if config.size is None else (config.size,) * len(others)
+    if config.pool is not None:
+        others = () if config.pool == 1 else (config.pool,) * len(others)
     left = (config.project or channels,)
     return left + others if axis == 0 else others + left
 

@@ -121,20 +121,12 @@ class TapConfig(Config):
     A row is a vector of channels, tokens of channels each, or a map with its channels first.
     """
 
-    pool: Literal["none", "average"] = "none"
-    """`average`: take means over the other axes, those of a map or the tokens."""
-    size: Annotated[int, Field(ge=1)] | None = None
-    """With `average`: entries that are left of each of the other axes; by default the axes go."""
+    pool: Annotated[int, Field(ge=1)] | None = None
+    """Entries that are left of each of the other axes (tokens, or height and width), as means; with 1 the axes go."""
     project: Annotated[int, Field(ge=1)] | None = None
     """Channels that are left, each a sum of all with random signs (Achlioptas 2003), which keeps distances."""
     values: Literal["float16", "int8"] = "float16"
     """Two bytes a value, or one and a scale for each row."""
-
-    @model_validator(mode="after")
-    def _has_a_size_if_pooled(self) -> "TapConfig":
-        if self.size is not None and self.pool == "none":
-            raise ValueError(f"size is {self.size} and pool is none; expected `pool: average`, or no size")
-        return self
 
 
 def listed(temperatures: tuple[float, ...]) -> str:
