@@ -1,8 +1,10 @@
 """From a spec to identities: what every step would produce, without doing any of it.
 
-Reads the source files and the weights for their digests, and nothing else. Imports neither torch nor Ray.
+Reads the source files and the weights for their digests, and nothing else. Imports neither torch nor Ray; the models of
+a job that taps modules are built, for the shapes, and need torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.identity import digest_of, identity_of
@@ -13,14 +15,18 @@ from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
+from cluster.shards.taps import tap_columns
+from cluster.weights import StoredWeights
+from orchestrator.probing import Probed, check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
+from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
-from students.task import Target, Targets, TrainingTask
+from students.task import LiveTeacher, Target, Targets, TrainingTask, heads_read, modules_read
 from teachers.spec import TeacherConfig
-from teachers.weights import StoredWeights, check_classes, classes_in, read_weights, weights_in_store
+from teachers.weights import check_classes, classes_in, read_weights, weights_in_store
 
 RECIPE = 1
 ENSEMBLE = "ensemble"
@@ -94,10 +100,14 @@ def resolve(spec: JobSpec) -> Job:
         WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
         ModelSourceError: a model's module cannot be found.
         CodecMisfitError: a teacher's labels cannot be stored as the spec says.
+        ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
+            there, or what it gives cannot be stored or compared.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
-    teachers = tuple(_teacher(spec, teacher, datasets, classes) for teacher in spec.teachers)
+    probed = probe(spec, num_classes=len(classes))
+    check_terms(spec, probed.shapes(num_classes=len(classes)))
+    teachers = tuple(_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
     fused = _fused(spec, teachers, datasets) if spec.fusion.when == "write" else None
     targets = _fusion(spec, teachers)
     if fused is not None:
@@ -108,12 +118,14 @@ def resolve(spec: JobSpec) -> Job:
         datasets=datasets,
         teachers=teachers,
         fused=fused,
-        students=tuple(_student(spec, datasets, targets, seed) for seed in spec.train.seeds),
+        students=tuple(_student(spec, datasets, targets, teachers, seed) for seed in spec.train.seeds),
         baselines=tuple(_baseline(spec, datasets, seed) for seed in spec.train.seeds) if spec.baseline else (),
     )
 
 
-def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes: tuple[str, ...]) -> ResolvedTeacher:
+def _teacher(
+    spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes: tuple[str, ...], probed: Probed
+) -> ResolvedTeacher:
     check_classes(config.name, config.classes, classes)
     fit = _fit(config, datasets)
     body = None if fit else _weights(config, classes)
@@ -126,17 +138,20 @@ def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes
     given = (
         None if body is None else weights_in_store(f"teachers/{config.name}-{identity}", body, backend=config.backend)
     )
+    columns = _columns(config, len(classes))
     train, held_out, test = (
         LabelSetRecord(
             teacher=config.name,
             teacher_identity=identity,
             dataset=dataset,
-            columns=_columns(config, len(classes)),
+            columns=columns + tap_columns(taps, probed.stored.get(config.name, {})),
             codec=config.labels,
             num_classes=len(classes),
+            taps=taps,
             compression=spec.data.compression,
         )
-        for dataset in (datasets.train, datasets.held_out, datasets.test)
+        # Outputs of modules are for training: no other rows are compared with a student's.
+        for dataset, taps in ((datasets.train, config.taps), (datasets.held_out, {}), (datasets.test, {}))
     )
     return ResolvedTeacher(config, identity, fit, given, train, held_out, test)
 
@@ -205,7 +220,10 @@ def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: Datas
     )
 
 
-def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -> TrainingTask:
+def _student(
+    spec: JobSpec, datasets: DatasetIds, targets: Targets, teachers: tuple[ResolvedTeacher, ...], seed: int
+) -> TrainingTask:
+    read = modules_read(spec.objective)
     return TrainingTask(
         name=f"{spec.student.name}-{seed}",
         folder="students",
@@ -214,6 +232,12 @@ def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -
         dataset=datasets.train,
         held_out=datasets.held_out,
         targets=targets,
+        stored_taps=tuple(
+            teacher.train
+            for teacher in teachers
+            if any(tap.teacher == teacher.config.name and tap.module in teacher.config.taps for tap in read)
+        ),
+        live_teachers=tuple(_live(teacher) for teacher in teachers if _is_live(teacher, spec.objective)),
         objective=spec.objective,
         epochs=spec.train.epochs,
         batch_size=spec.train.batch_size,
@@ -221,6 +245,29 @@ def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -
         seed=seed,
         order=spec.train.order,
         precision=spec.train.precision,
+    )
+
+
+def _is_live(teacher: ResolvedTeacher, objective: Sequence[TermConfig]) -> bool:
+    """Return whether terms read weights of a teacher, or outputs that its labels do not hold."""
+    name, stored = teacher.config.name, teacher.config.taps
+    reads_outputs = any(tap.teacher == name and tap.module not in stored for tap in modules_read(objective))
+    return reads_outputs or any(head.teacher == name for head in heads_read(objective))
+
+
+def _live(teacher: ResolvedTeacher) -> LiveTeacher:
+    config = teacher.config
+    assert config.model is not None  # noqa: S101 - a spec whose terms tap an .onnx file is refused
+    if teacher.fit is not None:
+        weights: StoredWeights | str = teacher.fit.record_key
+    else:
+        assert teacher.given is not None  # noqa: S101 - a resolved teacher has one or the other
+        weights = teacher.given
+    return LiveTeacher(
+        name=config.name,
+        identity=teacher.identity,
+        model=ModelConfig(factory=config.model, arguments=config.arguments, inputs=config.inputs),
+        weights=weights,
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
+from orchestrator.tapping import untappable
 from orchestrator.weighing import unweighable
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
@@ -80,8 +81,19 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not any(term.reads & {"target", "sparse"} for term in self.objective):
+        if not any(term.reads & {"target", "sparse"} or term.teacher_modules for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
+        if not any(term.reads & {"target", "sparse", "labels"} for term in self.objective):
+            raise ValueError(
+                "objective: every term reads modules alone, and the student's outputs are never trained; expected "
+                "another term beside them, such as `kl` or `cross_entropy`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_have_what_terms_name(self) -> "JobSpec":
+        if problems := list(untappable(self.teachers, self.objective)):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
+import itertools
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, moments_after
 from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LabelSet
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
@@ -21,13 +22,17 @@ from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
 from students.blend import fuse_rows, names_of
 from students.fusion import calibrated
+from students.live import LiveTeachers
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
-from students.objectives.term import Input
+from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.task import Execution, Target, TrainingTask
+from students.stored_taps import StoredTaps
+from students.task import Execution, TrainingTask
 
+_ROWS = ".rows"
+"""The numbers of the rows: beside stored columns, whose names have no dot."""
 _POLL_S = 0.1
 _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
@@ -56,20 +61,39 @@ class TrainingData:
     """One worker's share of a task's batches."""
 
     def __init__(
-        self, store: ObjectStore, task: TrainingTask, execution: Execution, *, rank: int, world_size: int
+        self,
+        store: ObjectStore,
+        task: TrainingTask,
+        execution: Execution,
+        *,
+        rank: int,
+        world_size: int,
+        live: LiveTeachers | None = None,
     ) -> None:
-        self._store, self._task, self._execution = store, task, execution
+        self._store, self._task, self._execution, self._live = store, task, execution, live
         self._fetch = fetch_for(store)
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         parts = task.targets.parts if task.targets else ()
-        self._label_sets = [LogitsReader(_open_labels(store, part, self._fetch)) for part in parts]
+        self._label_sets = [LogitsReader(_open_labels(store, part.labels, self._fetch)) for part in parts]
+        self._stored_taps = [
+            StoredTaps(_open_labels(store, record, self._fetch), task.modules_of(record.teacher))
+            for record in task.stored_taps
+        ]
         self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         self._read_at = target_temperature(task.objective)
         self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
+        self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
+        self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
+        self.columns = record.columns
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
+
+    def shapes(self) -> Shapes:
+        """Return what is known of the rows, and of outputs that are stored with them."""
+        stored = {tap: shape for taps in self._stored_taps for tap, shape in taps.shapes().items()}
+        return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=stored)
 
     def order(self, epoch: int) -> EpochOrder:
         """Return the order of one epoch."""
@@ -103,11 +127,20 @@ class TrainingData:
         inputs = to_inputs(input_array(arrays, config), config)
         labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
         target, each = self._of_teachers(arrays)
+        taps = {
+            tap: output.to(device, non_blocking=True)
+            for place, stored in enumerate(self._stored_taps, start=len(self._label_sets))
+            for tap, output in stored.decode(_columns_of(place, arrays)).items()
+        }
+        teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
             None if target is None else target.to(device, non_blocking=True),
+            torch.from_numpy(arrays[_ROWS]).to(device, non_blocking=True) if self._needs_rows else None,
+            taps,
             teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
+            teacher_inputs={name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
             sparse=self._sparse_target(arrays, device),
         )
 
@@ -136,13 +169,21 @@ class TrainingData:
         inputs = input_array(arrays, self._task.model.inputs)
         kept = {LABEL, self._task.targets.weighting.column_read if self._task.targets else None}
         columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
-        for place, reader in enumerate(self._label_sets):
-            self._wait_for(reader.labels, number)
-            columns |= {_target_name(place, name): array for name, array in reader.labels.read(number).items()}
+        columns |= {} if self._live is None else self._live.columns(arrays)
+        if self._needs_rows:
+            columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
+        for place, (labels, read) in enumerate(self._readers()):
+            self._wait_for(labels, number)
+            columns |= {_target_name(place, name): array for name, array in read(number).items()}
         return columns
 
+    def _readers(self) -> Iterator[tuple[LabelSet, Callable[[int], dict[str, np.ndarray]]]]:
+        """Yield label sets, and what reads a shard of them: first those with targets, then those with taps."""
+        yield from ((reader.labels, reader.columns) for reader in self._label_sets)
+        yield from ((taps.labels, taps.read) for taps in self._stored_taps)
+
     def _is_labelled(self, number: int) -> bool:
-        return all(reader.labels.committed(number) is not None for reader in self._label_sets)
+        return all(labels.committed(number) is not None for labels, _ in self._readers())
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
@@ -192,8 +233,8 @@ def _columns_of(place: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _open_labels(store: ObjectStore, part: Target, fetch: Fetch) -> LabelSet:
-    labels = LabelSet(store, part.labels, fetch=fetch)
+def _open_labels(store: ObjectStore, record: LabelSetRecord, fetch: Fetch) -> LabelSet:
+    labels = LabelSet(store, record, fetch=fetch)
     if labels.is_sealed():
         labels.load_manifest()
     return labels

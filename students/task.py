@@ -3,6 +3,7 @@
 Fitting a teacher, training the lone student and distilling the student are the same loop with different tasks.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -13,7 +14,9 @@ from cluster.models import ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
+from cluster.weights import StoredWeights
 from students.objectives.catalogue import TermConfig
+from students.objectives.term import TeacherTap
 from students.spec import Combine, OrderConfig
 from students.weightings.catalogue import WeightingConfig
 from students.weightings.static import StaticWeighting
@@ -44,6 +47,16 @@ class Targets(Config):
         return facts if self.weighting != StaticWeighting() else {k: v for k, v in facts.items() if k != "weighting"}
 
 
+class LiveTeacher(Config):
+    """A teacher that stands beside the student, because terms read weights of it, or outputs that are not stored."""
+
+    name: str
+    identity: Identity
+    model: ModelConfig
+    weights: StoredWeights | str
+    """Where they lie, or the key of the record of the training that makes them."""
+
+
 class TrainingTask(Config):
     """Everything that determines a training, and where its results go."""
 
@@ -56,6 +69,10 @@ class TrainingTask(Config):
     held_out: Identity
     """Data set on which accuracy is watched; never trained on."""
     targets: Targets | None = None
+    stored_taps: tuple[LabelSetRecord, ...] = Field(default=(), exclude_if=lambda records: not records)
+    """Label sets with outputs of modules that terms read."""
+    live_teachers: tuple[LiveTeacher, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
+    """Teachers of which terms read anything else. Trainings without either have the identity they always had."""
     objective: tuple[TermConfig, ...]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -68,6 +85,15 @@ class TrainingTask(Config):
     def identity(self) -> str:
         """Identity of the trained weights; where they go and what they are called is not part of it."""
         return identity_of("training", RECIPE, self.model_dump(mode="json", exclude={"name", "folder"}))
+
+    def modules_of(self, teacher: str) -> tuple[str, ...]:
+        """Return the modules of one teacher whose outputs terms read."""
+        return tuple(tap.module for tap in modules_read(self.objective) if tap.teacher == teacher)
+
+    def live_modules_of(self, teacher: str) -> tuple[str, ...]:
+        """Return those that are not stored."""
+        stored = {module for record in self.stored_taps if record.teacher == teacher for module in record.taps}
+        return tuple(module for module in self.modules_of(teacher) if module not in stored)
 
     @property
     def needs_each_teacher(self) -> bool:
@@ -134,3 +160,13 @@ class ProgressRecord(Config):
     epochs: int
     loss: float
     accuracy: float
+
+
+def modules_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:
+    """Return the modules of teachers whose outputs terms read, each once."""
+    return tuple(dict.fromkeys(tap for term in objective for tap in term.teacher_modules))
+
+
+def heads_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:
+    """Return the linear layers of teachers whose weights terms read, each once."""
+    return tuple(dict.fromkeys(head for term in objective for head in term.teacher_heads))

@@ -33,6 +33,8 @@ class Batch:
     """What one teacher's labels store, for terms that read it so."""
     teacher_logits: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """float32 `[N, C]` for each teacher, calibrated, where an objective asks for more than what is fused of them."""
+    teacher_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """float32 `[N, *shape]`, by name; for teachers that run beside the student."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -47,6 +49,7 @@ class Batch:
             {tap: output[rows] for tap, output in self.teacher_taps.items()},
             sparse=None if self.sparse is None else self.sparse.part(rows),
             teacher_logits={teacher: logits_NC[rows] for teacher, logits_NC in self.teacher_logits.items()},
+            teacher_inputs={teacher: inputs[rows] for teacher, inputs in self.teacher_inputs.items()},
         )
 
 
@@ -73,17 +76,19 @@ class Objective(nn.Module):
         *,
         labelled_share: float,
         shapes: Shapes = _UNKNOWN,
+        heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = MappingProxyType({}),
         gather: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
         world_size: int = 1,
         blend: Blend | None = None,
     ) -> None:
         """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own.
 
-        `blend` fuses the teachers, where they are not fused before; what it learns is saved with the rest.
+        `heads` are weight and bias of linear layers of teachers, on the device on which losses are computed. `blend`
+        fuses the teachers, where they are not fused before; what it learns is saved with the rest.
         """
         super().__init__()
         self.blend = blend
-        self._terms, self._labelled_share = terms, labelled_share
+        self._terms, self._labelled_share, self._heads = terms, labelled_share, heads
         self._gather, self._world_size = gather or (lambda rows: rows), world_size
         # A place without a state holds an empty module, so that states keep their places.
         self.states = nn.ModuleList([term.build(shapes) or nn.Module() for term in terms])
@@ -136,6 +141,7 @@ class Objective(nn.Module):
             seen,
             student_taps={module: seen.student_taps[module] for module in term.student_modules},
             teacher_taps={tap: seen.teacher_taps[tap] for tap in term.teacher_modules},
+            heads={head: self._heads[head] for head in term.teacher_heads},
         )
         match term:
             case RowTerm():

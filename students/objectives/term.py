@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cluster.config import Config
+from cluster.shards.codecs.spec import ModulePath as ModulePath  # noqa: PLC0414 - terms find it here
 from students.objectives.schedules import Schedule, Weight
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ Input = Literal["target", "labels", "taps", "sparse"]
 teacher as it is stored, some classes and the mass of the others."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
-
-ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
-"""Where a module lies within a model, as `named_modules` gives it."""
 
 
 class TeacherTap(NamedTuple):
@@ -125,7 +123,10 @@ class Term(Config):
         return ()
 
     def misfit(self, shapes: Shapes) -> str | None:
-        """Return why outputs of these shapes cannot be compared, if they cannot."""
+        """Return why outputs of these shapes cannot be compared, if they cannot.
+
+        It is asked before any work is done, when the number of rows is not known yet.
+        """
         return None
 
     def build(self, shapes: Shapes) -> "nn.Module | None":

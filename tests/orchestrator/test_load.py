@@ -58,6 +58,7 @@ FULL: dict[str, Any] = {
             "fit": {"epochs": 3, "batch_size": 16, "optimizer": OPTIMIZER, "label_smoothing": 0.1, "seed": 2},
             "inputs": INPUTS,
             "classes": ["no", "yes"],
+            "taps": {"layer.2": {"pool": 2, "project": 8, "values": "int8"}},
             "batch_size": 32,
             "replicas": {"min": 1, "max": 2},
             "resources": {"cpu": 0.5, "gpu": 0.5},
@@ -192,7 +193,7 @@ def text_of(lines: Sequence[Line]) -> str:
 
 
 FULL_LINES = list(lines_of(FULL))
-FREE_KEYS = {"arguments", "weights"}  # whose own keys the user makes up
+FREE_KEYS = {"arguments", "weights", "taps"}  # whose own keys the user makes up
 MODEL_KEYS = [index for index, line in enumerate(FULL_LINES) if len(line.path) == 1 or line.path[-2] not in FREE_KEYS]
 
 

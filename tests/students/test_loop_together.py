@@ -21,12 +21,15 @@ from students.group import Alone, chunks, fold_seed
 from students.loop import train
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.dist import DISTTerm
+from students.objectives.fitnet import FitNetTerm
 from students.objectives.kl import KLTerm
 from students.objectives.taid import TAIDTerm
+from students.objectives.vid import VIDTerm
 from students.task import Execution, TrainedRecord, TrainingTask
 from students.weightings.gate import GateWeighting
 from students.weightings.gradient import GradientWeighting
 from students.weightings.weighting import Weighting
+from tests.fixtures.taught import Taught
 from tests.fixtures.tiny import points, targets, task, teacher_logits, write_labels, write_rows
 from tests.fixtures.tiny_workers import exchange, failure_of, gathered, together, train_and_die, train_member
 
@@ -132,6 +135,19 @@ def test_shares_that_follow_the_student_are_the_same_whatever_the_number_of_work
     assert_same_training(trained[1], trained[3])
     assert_same_training(trained[1], resumed)
     assert train_in(root, fixed, 1).weights_digest != resumed[1].weights_digest
+
+
+@pytest.mark.parametrize("kind", ["stored", "live"])
+def test_what_terms_learn_from_modules_is_the_same_whatever_the_number_of_workers(tmp_path: Path, kind: str) -> None:
+    taught = Taught(tmp_path / "store")
+    objective = (KLTerm(), FitNetTerm(student="1", teacher="wide:1"), VIDTerm(student="0", teacher="wide:1"))
+    training = {"stored": taught.stored, "live": taught.live}[kind](objective=objective)
+    trained = {}
+    for workers, accumulate in ((1, 1), (2, 2)):
+        copy = Path(shutil.copytree(tmp_path / "store", tmp_path / str(workers)))
+        trained[workers] = copy, train_in(copy, training, workers, Execution(accumulate=accumulate))
+
+    assert_same_training(trained[1], trained[2])
 
 
 def test_when_a_worker_dies_any_number_of_others_goes_on_from_its_checkpoint(root: Path, tmp_path: Path) -> None:
