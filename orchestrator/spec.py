@@ -81,9 +81,9 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not any(term.reads & {"target", "sparse"} or term.teacher_modules for term in self.objective):
+        if not any(term.reads - {"labels"} for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
-        if not any(term.reads & {"target", "sparse", "labels"} for term in self.objective):
+        if not any(term.reads - {"taps"} for term in self.objective):
             raise ValueError(
                 "objective: every term reads modules alone, and the student's outputs are never trained; expected "
                 "another term beside them, such as `kl` or `cross_entropy`"

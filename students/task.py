@@ -4,9 +4,9 @@ Fitting a teacher, training the lone student and distilling the student are the 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from cluster.config import Config
 from cluster.identity import identity_of
@@ -38,13 +38,10 @@ class Targets(Config):
 
     combine: Combine
     parts: Annotated[tuple[Target, ...], Field(min_length=1)]
-    weighting: WeightingConfig = StaticWeighting()
-
-    @model_serializer(mode="wrap")
-    def _without_the_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What was trained before there were weightings keeps its identity.
-        facts: dict[str, Any] = serialise(self)
-        return facts if self.weighting != StaticWeighting() else {k: v for k, v in facts.items() if k != "weighting"}
+    # What was trained before there were weightings keeps its identity.
+    weighting: WeightingConfig = Field(
+        default=StaticWeighting(), exclude_if=lambda weighting: weighting == StaticWeighting()
+    )
 
 
 class LiveTeacher(Config):

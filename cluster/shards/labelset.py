@@ -54,6 +54,10 @@ class LabelSetRecord(Config):
     """Modules of the teacher whose outputs are stored too. Sets without any have the identity they always had."""
     compression: Compression = "none"
 
+    def __hash__(self) -> int:
+        # A mapping has no hash; records that are equal agree in these.
+        return hash((self.teacher, self.teacher_identity, self.dataset))
+
     @property
     def positions(self) -> tuple[int, ...]:
         """Axes of a row before its distribution, such as its tokens; empty for a classifier."""

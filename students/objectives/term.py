@@ -9,9 +9,9 @@ Legend: N rows of a batch, C classes.
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from cluster.config import Config
 from cluster.shards.codecs.spec import ModulePath as ModulePath  # noqa: PLC0414 - terms find it here
@@ -92,14 +92,11 @@ class Term(Config):
 
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""
-    of: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")] | None = None
+    # What was trained before a term could name a teacher keeps its identity.
+    of: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")] | None = Field(
+        default=None, exclude_if=lambda of: of is None
+    )
     """The one teacher that it reads, by name; by default all of them, fused."""
-
-    @model_serializer(mode="wrap")
-    def _without_the_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What was trained before a term could name a teacher keeps its identity.
-        facts: dict[str, Any] = serialise(self)
-        return facts if self.of is not None else {key: value for key, value in facts.items() if key != "of"}
 
     @property
     def target_temperature(self) -> float | None:

@@ -141,4 +141,6 @@ def test_taps_are_part_of_the_identity_of_a_label_set_and_sets_without_any_are_w
 
     assert "taps" not in bare.model_dump_json()
     assert len({bare.identity, RECORD.identity, RECORD.model_copy(update={"taps": finer}).identity}) == 3
-    assert LabelSetRecord.model_validate_json(RECORD.model_dump_json()) == RECORD
+    again = LabelSetRecord.model_validate_json(RECORD.model_dump_json())
+    assert again == RECORD
+    assert {again, RECORD, bare} == {RECORD, bare}
