@@ -41,12 +41,20 @@ class Probed:
     live: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
     """Of modules that terms name and nobody stores."""
 
+    heads: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
+    """Of the weights of layers that terms name."""
+
     def shapes(self, *, num_classes: int) -> Shapes:
         """Return what terms will see."""
         stored = {
             TeacherTap(teacher, path): shape for teacher, found in self.stored.items() for path, shape in found.items()
         }
-        return Shapes(num_classes=num_classes, student_taps=self.student, teacher_taps={**stored, **self.live})
+        return Shapes(
+            num_classes=num_classes,
+            student_taps=self.student,
+            teacher_taps={**stored, **self.live},
+            heads=self.heads,
+        )
 
 
 def probe(spec: JobSpec, *, num_classes: int) -> Probed:
@@ -64,9 +72,10 @@ def probe(spec: JobSpec, *, num_classes: int) -> Probed:
     train = read_source(spec.data).train
     columns = columns_of({name: array[:0] for name, array in train.columns.items()})
     model = ModelConfig(factory=spec.student.model, arguments=spec.student.arguments, inputs=spec.student.inputs)
-    of_student = _shapes(model, columns, student, name="student", num_classes=num_classes)
+    of_student, _ = _shapes(model, columns, student, name="student", num_classes=num_classes)
     stored: dict[str, ShapesByPath] = {}
     live: dict[TeacherTap, tuple[int, ...]] = {}
+    of_heads: dict[TeacherTap, tuple[int, ...]] = {}
     for teacher in spec.teachers:
         paths = [*teacher.taps, *(tap.module for tap in read if tap.teacher == teacher.name)]
         of_teacher = [head.module for head in heads if head.teacher == teacher.name]
@@ -74,10 +83,11 @@ def probe(spec: JobSpec, *, num_classes: int) -> Probed:
             continue
         model = ModelConfig(factory=teacher.model, arguments=teacher.arguments, inputs=teacher.inputs)
         name = f"teacher {teacher.name}"
-        found = _shapes(model, columns, paths, heads=of_teacher, name=name, num_classes=num_classes)
+        found, weights = _shapes(model, columns, paths, heads=of_teacher, name=name, num_classes=num_classes)
         stored[teacher.name] = _reduced(teacher, found)
         live |= {TeacherTap(teacher.name, path): found[path] for path in paths if path not in teacher.taps}
-    return Probed(of_student, stored, live)
+        of_heads |= {TeacherTap(teacher.name, path): shape for path, shape in weights.items()}
+    return Probed(of_student, stored, live, of_heads)
 
 
 def check_terms(spec: JobSpec, shapes: Shapes) -> None:
@@ -106,7 +116,8 @@ def _shapes(
     heads: Iterable[str] = (),
     name: str,
     num_classes: int,
-) -> ShapesByPath:
+) -> tuple[ShapesByPath, ShapesByPath]:
+    """Return the shapes of the outputs of a row, and of the weights of the heads."""
     import torch
 
     from cluster.modules import build_module, check_shapes, input_array, to_inputs
@@ -115,13 +126,12 @@ def _shapes(
     paths, heads = list(paths), list(heads)
     inputs = to_inputs(input_array(blank_rows(columns), model.inputs), model.inputs)
 
-    def shapes_on(device: str) -> ShapesByPath:
+    def shapes_on(device: str) -> tuple[ShapesByPath, ShapesByPath]:
         with torch.device(device):
             module = build_module(model)
             check_shapes(module, inputs.to(device), num_classes=num_classes, factory=model.factory)
-            for head in heads:
-                parameters_of_head(module, head, name=name)
-            return shapes_of_taps(Tapped(module, paths, name=name), inputs.to(device))
+            weights = {head: tuple(parameters_of_head(module, head, name=name)[0].shape) for head in heads}
+            return shapes_of_taps(Tapped(module, paths, name=name), inputs.to(device)), weights
 
     try:
         return shapes_on("meta")

@@ -4,7 +4,6 @@ Reads the source files and the weights for their digests, and nothing else. Impo
 a job that taps modules are built, for the shapes, and need torch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.identity import digest_of, identity_of
@@ -17,14 +16,14 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
 from cluster.shards.taps import tap_columns
 from cluster.weights import StoredWeights
+from orchestrator.beside import live_teacher, reads_live, reads_stored
 from orchestrator.probing import Probed, check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
-from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
-from students.task import LiveTeacher, Target, Targets, TrainingTask, heads_read, modules_read
+from students.task import Target, Targets, TrainingTask
 from teachers.spec import TeacherConfig
 from teachers.weights import check_classes, classes_in, read_weights, weights_in_store
 
@@ -223,7 +222,6 @@ def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: Datas
 def _student(
     spec: JobSpec, datasets: DatasetIds, targets: Targets, teachers: tuple[ResolvedTeacher, ...], seed: int
 ) -> TrainingTask:
-    read = modules_read(spec.objective)
     return TrainingTask(
         name=f"{spec.student.name}-{seed}",
         folder="students",
@@ -232,12 +230,12 @@ def _student(
         dataset=datasets.train,
         held_out=datasets.held_out,
         targets=targets,
-        stored_taps=tuple(
-            teacher.train
+        stored_taps=tuple(teacher.train for teacher in teachers if reads_stored(spec.objective, teacher.config)),
+        live_teachers=tuple(
+            live_teacher(teacher.config, teacher.identity, teacher.fit.record_key if teacher.fit else teacher.given)
             for teacher in teachers
-            if any(tap.teacher == teacher.config.name and tap.module in teacher.config.taps for tap in read)
+            if reads_live(spec.objective, teacher.config)
         ),
-        live_teachers=tuple(_live(teacher) for teacher in teachers if _is_live(teacher, spec.objective)),
         objective=spec.objective,
         epochs=spec.train.epochs,
         batch_size=spec.train.batch_size,
@@ -245,29 +243,6 @@ def _student(
         seed=seed,
         order=spec.train.order,
         precision=spec.train.precision,
-    )
-
-
-def _is_live(teacher: ResolvedTeacher, objective: Sequence[TermConfig]) -> bool:
-    """Return whether terms read weights of a teacher, or outputs that its labels do not hold."""
-    name, stored = teacher.config.name, teacher.config.taps
-    reads_outputs = any(tap.teacher == name and tap.module not in stored for tap in modules_read(objective))
-    return reads_outputs or any(head.teacher == name for head in heads_read(objective))
-
-
-def _live(teacher: ResolvedTeacher) -> LiveTeacher:
-    config = teacher.config
-    assert config.model is not None  # noqa: S101 - a spec whose terms tap an .onnx file is refused
-    if teacher.fit is not None:
-        weights: StoredWeights | str = teacher.fit.record_key
-    else:
-        assert teacher.given is not None  # noqa: S101 - a resolved teacher has one or the other
-        weights = teacher.given
-    return LiveTeacher(
-        name=config.name,
-        identity=teacher.identity,
-        model=ModelConfig(factory=config.model, arguments=config.arguments, inputs=config.inputs),
-        weights=weights,
     )
 
 

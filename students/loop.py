@@ -118,6 +118,7 @@ class _Training:
             shapes,
             student_taps=shapes_of_taps(tapped, self._held_out.sample()),
             teacher_taps={**shapes.teacher_taps, **live},
+            heads={head: tuple(weight.shape) for head, (weight, _) in self._live.heads.items()},
         )
         seed_torch(fold_seed(self._task.seed, 0), self._group.device)
         return Objective(

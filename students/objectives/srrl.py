@@ -43,8 +43,12 @@ class SRRLTerm(Pair, RowTerm):
         return (tap_of(self.head),)
 
     def misfit(self, shapes: Shapes) -> str | None:
-        """Refuse tokens, of which no classifier reads the means, and outputs of two kinds."""
-        return misfit_of(*shapes_of(self, shapes), ("a vector", "a map"))
+        """Refuse tokens, of which no classifier reads the means, outputs of two kinds, and heads of other features."""
+        student, teacher = shapes_of(self, shapes)
+        head = shapes.heads.get(tap_of(self.head))
+        if head is not None and head[1] != num_channels(teacher):
+            return f"{self.head} reads {head[1]} features and {self.teacher} has {num_channels(teacher)} channels"
+        return misfit_of(student, teacher, ("a vector", "a map"))
 
     def build(self, shapes: Shapes) -> "nn.Module":
         """Return r."""

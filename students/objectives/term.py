@@ -47,6 +47,8 @@ class Shapes:
     student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of one row, for each module of the student that the term names."""
     teacher_taps: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
+    heads: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
+    """`[C, D]` of the weights of each linear layer that the term names."""
 
 
 @dataclass(frozen=True)

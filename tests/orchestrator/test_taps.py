@@ -100,6 +100,13 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
     assert said in refused(files, *overrides)
 
 
+def test_a_head_that_reads_other_features_is_refused(files: Path) -> None:
+    srrl = "{term: srrl, student: first, teacher: 'given:layer', head: 'given:layer'}"
+
+    with pytest.raises(TermMisfitError, match="given:layer reads 16 features and given:layer has 3 channels"):
+        resolve(job_spec(files, f"objective=[{KL}, {srrl}]"))
+
+
 def test_a_head_that_is_no_linear_layer_is_refused(files: Path) -> None:
     teacher = "teachers.fitted.model=tests.fixtures.mapped:Mapped", "teachers.fitted.inputs={shape: [1, 4, 4]}"
     srrl = "{term: srrl, student: '0', teacher: 'fitted:0', head: 'fitted:0'}"
