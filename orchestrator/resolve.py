@@ -16,6 +16,7 @@ from cluster.shards.schema import Column
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
+from students.ensembles.record import check_num_weights, ensemble_key
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
 from students.task import Target, Targets, TrainingTask
@@ -23,6 +24,7 @@ from teachers.spec import TeacherConfig
 from teachers.weights import StoredWeights, check_classes, classes_in, read_weights, weights_in_store
 
 RECIPE = 1
+EVALUATION_RECIPE = 2
 ENSEMBLE = "ensemble"
 
 
@@ -77,7 +79,7 @@ class Job:
             "students": [task.identity for task in self.students],
             "baselines": [[task.identity for task in tasks] for tasks in self.baselines],
         }
-        return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', RECIPE, facts)}.json"
+        return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', EVALUATION_RECIPE, facts)}.json"
 
     @property
     def export_key(self) -> str:
@@ -94,10 +96,12 @@ def resolve(spec: JobSpec) -> Job:
         WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
         ModelSourceError: a model's module cannot be found.
         CodecMisfitError: a teacher's labels cannot be stored as the spec says.
+        TooManyWeightsError: there are too many classes for the way in which teachers are combined.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
     teachers = tuple(_teacher(spec, teacher, datasets, classes) for teacher in spec.teachers)
+    check_num_weights(spec.fusion, teachers=len(teachers), classes=len(classes))
     fused = _fused(spec, teachers, datasets) if spec.fusion.when == "write" else None
     targets = _fusion(spec, teachers)
     if fused is not None:
@@ -184,15 +188,18 @@ def _fit(config: TeacherConfig, datasets: DatasetIds) -> TrainingTask | None:
 
 
 def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
+    method = spec.fusion.calibration
     parts = tuple(
         Target(
             labels=teacher.train,
             weight=spec.fusion.weights.get(teacher.config.name, 1.0),
-            calibration=calibration_key(teacher.held_out) if spec.fusion.calibrate else None,
+            calibration=None if method is None else calibration_key(teacher.held_out, method),
         )
         for teacher in teachers
     )
-    return Targets(combine=spec.fusion.combine, parts=parts)
+    held_out, calibrations = [teacher.held_out for teacher in teachers], [part.calibration for part in parts]
+    learned = ensemble_key(spec.fusion, held_out, calibrations)
+    return Targets(combine=spec.fusion.combine, parts=parts, ensemble=learned)
 
 
 def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds) -> LabelSetRecord:

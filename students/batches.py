@@ -10,7 +10,6 @@ from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, moments_after
-from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
 from cluster.shards.logits import LogitsReader
@@ -19,7 +18,7 @@ from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
 from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
-from students.fusion import fuse
+from students.ensembles.ensemble import Ensemble
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
 from students.spec import OrderConfig
@@ -59,10 +58,9 @@ class TrainingData:
         self._fetch = fetch_for(store)
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
-        parts = task.targets.parts if task.targets else ()
+        self._ensemble = Ensemble.open(store, task.targets) if task.targets else None
+        parts = self._ensemble.used(task.targets.parts) if task.targets and self._ensemble else ()
         self._label_sets = [LogitsReader(_open_labels(store, part, self._fetch)) for part in parts]
-        self._weights = [part.weight for part in parts]
-        self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         self._read_at = target_temperature(task.objective)
         record = self._dataset.record
         self.labelled_share = record.labelled_rows / record.rows
@@ -107,13 +105,14 @@ class TrainingData:
         )
 
     def _target_logits(self, arrays: Mapping[str, np.ndarray]) -> torch.Tensor | None:
-        if self._task.targets is None:
+        if self._ensemble is None:
             return None
-        logits = [
-            torch.from_numpy(labels.decode(_columns_of(place, arrays), temperature=self._read_at))
-            for place, labels in enumerate(self._label_sets)
-        ]
-        return fuse(logits, combine=self._task.targets.combine, weights=self._weights, temperatures=self._temperatures)
+        return self._ensemble(
+            [
+                labels.decode(_columns_of(place, arrays), temperature=self._read_at)
+                for place, labels in enumerate(self._label_sets)
+            ]
+        )
 
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)

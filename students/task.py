@@ -5,7 +5,7 @@ Fitting a teacher, training the lone student and distilling the student are the 
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cluster.config import Config
 from cluster.identity import identity_of
@@ -25,7 +25,7 @@ class Target(Config):
     labels: LabelSetRecord
     weight: float
     calibration: str | None = None
-    """Key of the record with the temperature; None for 1."""
+    """Key of the record with the calibration; None for none."""
 
 
 class Targets(Config):
@@ -33,6 +33,13 @@ class Targets(Config):
 
     combine: Combine
     parts: Annotated[tuple[Target, ...], Field(min_length=1)]
+    ensemble: str | None = None
+    """Key of the record with what held-out rows taught of combining the parts; None where nothing is learned."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_learned(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # A key that is not there is no part of an identity: targets that learn nothing are what they are without it.
+        return {name: value for name, value in dump(self).items() if name != "ensemble" or value is not None}
 
 
 class TrainingTask(Config):

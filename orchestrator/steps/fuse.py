@@ -3,7 +3,6 @@
 import ray
 import torch
 
-from cluster.shards.calibration import temperature_of
 from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.dataset import Dataset
@@ -12,7 +11,7 @@ from cluster.shards.logits import LogitsReader
 from cluster.storage.open import open_store
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from students.fusion import fuse
+from students.ensembles.ensemble import Ensemble
 from students.task import Targets
 from teachers.outputs import figures_of, statistics_of
 
@@ -36,17 +35,12 @@ def _fuse(store_uri: str, record: LabelSetRecord, targets: Targets) -> int:
     torch.set_num_threads(1)
     store = open_store(store_uri)
     labels = LabelSet.create(store, record)
-    teachers = [LogitsReader(LabelSet(store, part.labels)) for part in targets.parts]
-    temperatures = [temperature_of(store, part.calibration) for part in targets.parts]
+    ensemble = Ensemble.open(store, targets)
+    teachers = [LogitsReader(LabelSet(store, part.labels)) for part in ensemble.used(targets.parts)]
     num_shards = len(Dataset.open(store, record.dataset).record.shards)
     codec, rows = codec_of(record.codec, record.num_classes), 0
     for number in sorted(set(range(num_shards)) - labels.committed_numbers()):
-        fused = fuse(
-            [torch.from_numpy(teacher.read(number)) for teacher in teachers],
-            combine=targets.combine,
-            weights=[part.weight for part in targets.parts],
-            temperatures=temperatures,
-        )
+        fused = ensemble([teacher.read(number) for teacher in teachers])
         body = labels.encode(codec.pack({LOGITS: fused.numpy()}))
         labels.commit(number, body, rows=len(fused), statistics=statistics_of(figures_of(fused)))
         rows += len(fused)

@@ -76,7 +76,14 @@ FULL: dict[str, Any] = {
             "labels": {"codec": "hidden", "head": "last", "width": 8},
         },
     ],
-    "fusion": {"combine": "mean_logit", "weights": {"wide": 2.0}, "calibrate": False, "when": "write"},
+    "fusion": {
+        "combine": "mean_logit",
+        "weights": {"wide": 2.0},
+        "select": "all",
+        "select_by": "accuracy",
+        "calibrate": False,
+        "when": "write",
+    },
     "student": {"name": "small", "model": "models:Small", "arguments": {"width": 1}, "inputs": INPUTS},
     "objective": [
         {"term": "kl", "temperature": 1.0, "weight": 0.5},

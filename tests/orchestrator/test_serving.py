@@ -22,8 +22,8 @@ def spec_of(*overrides: str) -> JobSpec:
 @pytest.mark.parametrize(
     ("overrides", "found"),
     [
-        ((TOP_K,), "fusion.calibrate is true, and the `topk` labels of teacher given are exact at 1 and 2 only"),
-        ((SAMPLED,), "fusion.calibrate is true, and the `sampled` labels of teacher given are exact at 1 only"),
+        ((TOP_K,), "fusion.calibrate is temperature, and the `topk` labels of teacher given are exact at 1 and 2 only"),
+        ((SAMPLED,), "fusion.calibrate is temperature, and the `sampled` labels of teacher given are exact at 1 only"),
         (
             (TOP_K, PLAIN, "objective=[{term: kl, temperature: 3}]"),
             "objective: a term has temperature 3, and the `topk` labels of teacher given are exact at 1 and 2",

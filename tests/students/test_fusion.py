@@ -29,6 +29,10 @@ def teachers(seed: int, *, rows: int = 6, classes: int = 5) -> list[torch.Tensor
     return [torch.from_numpy(4 * rng.standard_normal((rows, classes))) for _ in WEIGHTS]
 
 
+def cooled(logits_KNC: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [z / t for z, t in zip(logits_KNC, TEMPERATURES, strict=True)]
+
+
 def expected(logits_KNC: list[torch.Tensor], combine: Combine, temperatures: list[float]) -> np.ndarray:
     """Return the fused probabilities, straight from the definitions of the two means."""
     shares = np.array(WEIGHTS) / np.sum(WEIGHTS)
@@ -47,7 +51,7 @@ def expected(logits_KNC: list[torch.Tensor], combine: Combine, temperatures: lis
 def test_the_fused_target_is_the_weighted_mean_of_the_calibrated_distributions(combine: Combine, seed: int) -> None:
     logits = teachers(seed)
 
-    fused = fuse(logits, combine=combine, weights=WEIGHTS, temperatures=TEMPERATURES)
+    fused = fuse(cooled(logits), combine=combine, weights=WEIGHTS)
 
     assert fused.dtype == torch.float32
     assert fused.exp().numpy() == pytest.approx(expected(logits, combine, TEMPERATURES), rel=1e-4, abs=1e-7)
@@ -57,14 +61,13 @@ def test_the_fused_target_is_the_weighted_mean_of_the_calibrated_distributions(c
 @pytest.mark.parametrize("combine", COMBINES)
 def test_only_the_ratios_of_the_weights_matter_and_not_the_order_of_the_teachers(combine: Combine) -> None:
     logits, order = teachers(1), [2, 0, 1]
-    fused = fuse(logits, combine=combine, weights=WEIGHTS, temperatures=TEMPERATURES)
+    fused = fuse(cooled(logits), combine=combine, weights=WEIGHTS)
 
-    scaled = fuse(logits, combine=combine, weights=[1000 * w for w in WEIGHTS], temperatures=TEMPERATURES)
+    scaled = fuse(cooled(logits), combine=combine, weights=[1000 * w for w in WEIGHTS])
     permuted = fuse(
-        [logits[k] for k in order],
+        [cooled(logits)[k] for k in order],
         combine=combine,
         weights=[WEIGHTS[k] for k in order],
-        temperatures=[TEMPERATURES[k] for k in order],
     )
 
     assert scaled.numpy() == pytest.approx(fused.numpy(), abs=1e-5)
@@ -75,7 +78,7 @@ def test_only_the_ratios_of_the_weights_matter_and_not_the_order_of_the_teachers
 def test_one_teacher_is_its_own_mean(combine: Combine) -> None:
     (logits, *_) = teachers(2)
 
-    fused = fuse([logits], combine=combine, weights=[7.0], temperatures=[2.5])
+    fused = fuse([logits / 2.5], combine=combine, weights=[7.0])
 
     assert fused.numpy() == pytest.approx(log_softmax(logits.numpy() / 2.5, axis=1), abs=1e-6)
 
@@ -84,7 +87,7 @@ def test_one_teacher_is_its_own_mean(combine: Combine) -> None:
 def test_the_largest_logits_that_labels_can_hold_stay_finite(combine: Combine) -> None:
     logits = [torch.tensor([[65504.0, -65504.0]]).half(), torch.tensor([[-65504.0, 65504.0]]).half()]
 
-    fused = fuse(logits, combine=combine, weights=[1.0, 1.0], temperatures=[0.05, 0.05])
+    fused = fuse([z.float() / 0.05 for z in logits], combine=combine, weights=[1.0, 1.0])
 
     assert fused.exp().tolist() == [pytest.approx([0.5, 0.5])]
 
@@ -102,7 +105,7 @@ def test_a_weighted_sum_of_forward_kls_has_the_gradient_of_the_one_to_the_arithm
     log_p = [F.log_softmax(z / t, dim=1) for z, t in zip(logits, TEMPERATURES, strict=True)]
 
     of_each = [(p.exp() * (p - log_q)).sum() * w / sum(WEIGHTS) for p, w in zip(log_p, WEIGHTS, strict=True)]
-    mean = fuse(logits, combine="mean_probability", weights=WEIGHTS, temperatures=TEMPERATURES).double()
+    mean = fuse(cooled(logits), combine="mean_probability", weights=WEIGHTS).double()
     of_mean = (mean.exp() * (mean - log_q)).sum()
 
     assert gradient(student, of_mean) == pytest.approx(gradient(student, torch.stack(of_each).sum()), abs=2e-6)
@@ -116,7 +119,7 @@ def test_a_weighted_sum_of_reverse_kls_has_the_gradient_of_the_one_to_the_geomet
     log_p = [F.log_softmax(z / t, dim=1) for z, t in zip(logits, TEMPERATURES, strict=True)]
 
     of_each = [(log_q.exp() * (log_q - p)).sum() * w / sum(WEIGHTS) for p, w in zip(log_p, WEIGHTS, strict=True)]
-    mean = fuse(logits, combine="mean_logit", weights=WEIGHTS, temperatures=TEMPERATURES).double()
+    mean = fuse(cooled(logits), combine="mean_logit", weights=WEIGHTS).double()
     of_mean = (log_q.exp() * (log_q - mean)).sum()
 
     assert gradient(student, of_mean) == pytest.approx(gradient(student, torch.stack(of_each).sum()), abs=1e-5)
@@ -126,7 +129,7 @@ def test_tempering_the_geometric_mean_is_the_mean_of_the_tempered_but_not_so_for
     logits, temperature = teachers(3), 4.0
 
     def before_and_after(combine: Combine) -> tuple[np.ndarray, np.ndarray]:
-        fused = fuse(logits, combine=combine, weights=WEIGHTS, temperatures=TEMPERATURES)
+        fused = fuse(cooled(logits), combine=combine, weights=WEIGHTS)
         return (
             softmax(fused.double().numpy() / temperature, axis=1),
             expected(logits, combine, [t * temperature for t in TEMPERATURES]),
@@ -163,7 +166,7 @@ def test_labels_fused_while_reading_and_fused_labels_that_were_written_give_the_
     parts = tuple(Target(labels=record, weight=w) for record, w in zip(records, WEIGHTS, strict=True))
 
     stored = [torch.from_numpy(z.astype(np.float16)) for z in logits]
-    fused = fuse(stored, combine=combine, weights=WEIGHTS, temperatures=[1.0, 1.0, 1.0]).numpy()
+    fused = fuse(stored, combine=combine, weights=WEIGHTS).numpy()
     written = write_labels(store, dataset, fused, "ensemble")
 
     read_time = target_probabilities(store, Targets(combine=combine, parts=parts), records)

@@ -42,6 +42,7 @@ def test_title_verdict_and_warnings_come_first() -> None:
         "Models",
         "Learning curves",
         "Calibration",
+        "What each teacher adds",
         "Agreement",
         "Soft labels",
         "Where the time went",
@@ -193,6 +194,7 @@ def test_classes_with_names_of_their_own_are_explained_once() -> None:
     [
         ("curves", "Learning curves"),
         ("calibrations", "Calibration"),
+        ("contributions", "What each teacher adds"),
         ("agreements", "Agreement"),
         ("samples", "Soft labels"),
         ("warnings", "Warning"),

@@ -1,0 +1,78 @@
+"""The teachers of a job as one: each calibrated, and combined as the job's targets say.
+
+Training, the step that writes fused labels, and the report all ask this one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from cluster.shards.calibration import Calibration, calibration_of
+from cluster.shards.records import read_record
+from cluster.storage.protocol import ObjectStore
+from students.ensembles.record import EnsembleRecord
+from students.fusion import Tables, fuse
+from students.spec import Combine
+from students.task import Targets
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Calibrated and combined teachers."""
+
+    combine: Combine
+    places: tuple[int, ...]
+    """Those of all teachers that have a say: a selection leaves out the others, whose labels nobody needs to read."""
+    calibrations: tuple[Calibration, ...]
+    """One for each of these, and so are the weights."""
+    weights: tuple[float, ...]
+    tables: Tables | None = None
+
+    @classmethod
+    def open(cls, store: ObjectStore, targets: Targets) -> "Ensemble":
+        """Read from the store what held-out rows have taught.
+
+        Raises:
+            ObjectMissingError: a calibration or the combination has not been fitted yet.
+        """
+        calibrations = [calibration_of(store, part.calibration) for part in targets.parts]
+        if targets.ensemble is None:
+            return cls.weighted(targets.combine, [part.weight for part in targets.parts], calibrations)
+        return cls.learned(targets.combine, read_record(store, targets.ensemble, EnsembleRecord), calibrations)
+
+    @classmethod
+    def learned(
+        cls, combine: Combine, record: EnsembleRecord, calibrations: Sequence[Calibration] | None = None
+    ) -> "Ensemble":
+        """Return the combination that held-out rows have taught; without calibrations it reads calibrated logits."""
+        calibrations = calibrations or [Calibration()] * len(record.teachers)
+        if record.shares:
+            return cls.weighted(combine, record.shares, calibrations)
+        tables = Tables(torch.tensor(record.weights), torch.tensor(record.bias))
+        places = tuple(range(len(record.teachers)))
+        return cls(combine, places, tuple(calibrations), (1.0,) * len(places), tables)
+
+    @classmethod
+    def weighted(cls, combine: Combine, weights: Sequence[float], calibrations: Sequence[Calibration]) -> "Ensemble":
+        """Return the combination with these weights, one for each teacher."""
+        places = tuple(place for place, weight in enumerate(weights) if weight > 0)
+        return cls(
+            combine, places, tuple(calibrations[place] for place in places), tuple(weights[place] for place in places)
+        )
+
+    def used(self, of_teachers: Sequence[T]) -> list[T]:
+        """Return those of one thing for each teacher that belong to teachers with a say."""
+        return [of_teachers[place] for place in self.places]
+
+    def __call__(self, logits_KNC: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return the fused log-probabilities, float32 `[N, C]`, of the raw logits of the teachers at `places`."""
+        calibrated = [
+            torch.from_numpy(calibration.apply(logits_NC))
+            for calibration, logits_NC in zip(self.calibrations, logits_KNC, strict=True)
+        ]
+        return fuse(calibrated, combine=self.combine, weights=self.weights, tables=self.tables)
