@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
-from cluster.shards.calibration import Method
 
 Combine = Literal["mean_probability", "mean_logit", "vote", "dawid_skene", "stacking"]
 Merit = Literal["nll", "accuracy"]
@@ -53,7 +52,7 @@ class FusionConfig(Config):
     that training reads one column instead of one for each teacher."""
 
     @property
-    def calibration(self) -> Method | None:
+    def calibration(self) -> Literal["temperature", "vector"] | None:
         """How each teacher is calibrated, if at all."""
         return None if self.calibrate == "none" else self.calibrate
 

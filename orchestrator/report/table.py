@@ -37,10 +37,10 @@ def model_table(report: Report) -> Table:
 
 def contribution_table(report: Report) -> Table:
     """Return one row per teacher: the ensemble on the test rows without it."""
-    table = _table("ensemble without", "accuracy %", "NLL", "share %")
+    table = _table("the ensemble", "accuracy %", "NLL", "share %")
     for without in report.contributions:
         share = count(None) if without.share is None else points(without.share)
-        table.add_row(_plain(without.teacher), points(without.accuracy), decimals(without.nll), share)
+        table.add_row(_plain(f"without {without.teacher}"), points(without.accuracy), decimals(without.nll), share)
     return table
 
 

@@ -124,7 +124,7 @@ def _prefixed(value: Any, text: str) -> Any:
         case str():
             return text + value
         case dict():
-            fixed = {"role", "outcome"}  # a closed set of words; the record refuses any other
+            fixed = {"role", "outcome", "method"}  # a closed set of words; the record refuses any other
             free = {"probabilities", "environment"}
             return {
                 key: item
