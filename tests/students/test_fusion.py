@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 from cluster.shards.labelset import LabelSetRecord
 from cluster.storage.directory import DirectoryStore
 from students.batches import TrainingData
-from students.fusion import fuse
+from students.fusion import Tables, fuse
 from students.objectives.kl import KLTerm
 from students.spec import Combine
 from students.task import Execution, Target, Targets
@@ -90,6 +90,42 @@ def test_the_largest_logits_that_labels_can_hold_stay_finite(combine: Combine) -
     fused = fuse([z.float() / 0.05 for z in logits], combine=combine, weights=[1.0, 1.0])
 
     assert fused.exp().tolist() == [pytest.approx([0.5, 0.5])]
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 1000), num_teachers=st.integers(1, 3))
+def test_a_vote_is_counted_and_one_more_teacher_votes_for_every_class(seed: int, num_teachers: int) -> None:
+    logits, weights = teachers(seed)[:num_teachers], WEIGHTS[:num_teachers]
+
+    fused = fuse(logits, combine="vote", weights=weights).exp()
+
+    for row, shares in enumerate(fused.tolist()):
+        votes = [0.2] * 5
+        for teacher, weight in zip(logits, weights, strict=True):
+            votes[int(teacher[row].argmax())] += num_teachers * weight / sum(weights)
+        assert shares == pytest.approx([count / (num_teachers + 1) for count in votes], abs=1e-6)
+    assert fused.sum(dim=1).numpy() == pytest.approx(np.ones(6), abs=1e-6)
+    if num_teachers == 1:
+        assert torch.equal(fused.argmax(dim=1), logits[0].argmax(dim=1))
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_who_votes_in_which_order_and_how_sure_he_is_does_not_matter(seed: int) -> None:
+    logits = teachers(seed)
+
+    votes = fuse(logits, combine="vote", weights=WEIGHTS)
+
+    permuted = fuse([cooled(logits)[k] for k in (2, 0, 1)], combine="vote", weights=[WEIGHTS[k] for k in (2, 0, 1)])
+    assert permuted.numpy() == pytest.approx(votes.numpy(), abs=1e-6)
+
+
+def test_a_class_that_a_teacher_rules_out_weighs_no_more_than_the_floor_in_a_regression() -> None:
+    tables = Tables(torch.eye(2)[None], torch.zeros(2))
+
+    sure = fuse([torch.tensor([[0.0, -60000.0]])], combine="stacking", tables=tables)
+
+    assert sure[0].tolist() == pytest.approx(log_softmax(np.array([0.0, -20.0])), abs=1e-6)
 
 
 def gradient(student: torch.Tensor, loss: torch.Tensor) -> np.ndarray:
