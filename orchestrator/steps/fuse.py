@@ -9,6 +9,7 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.storage.open import open_store
+from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from students.ensembles.ensemble import Ensemble
@@ -31,9 +32,12 @@ def fuse_labels(context: RunContext) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _fuse(store_uri: str, record: LabelSetRecord, targets: Targets) -> int:
-    """Fuse every shard that is not committed, seal, and return the rows that were computed."""
     torch.set_num_threads(1)
-    store = open_store(store_uri)
+    return write_fused(open_store(store_uri), record, targets)
+
+
+def write_fused(store: ObjectStore, record: LabelSetRecord, targets: Targets) -> int:
+    """Fuse every shard that is not committed, seal, and return the rows that were computed."""
     labels = LabelSet.create(store, record)
     ensemble = Ensemble.open(store, targets)
     teachers = [LogitsReader(LabelSet(store, part.labels)) for part in ensemble.used(targets.parts)]

@@ -1,5 +1,6 @@
 """Jobs that learn how to combine: the plan, the record, and the same combination in training, `fuse` and the report."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from orchestrator.plan import Inspection, make_plan
 from orchestrator.resolve import Job, resolve
 from orchestrator.scoring import score_job
 from orchestrator.steps.calibrate import calibrate_teachers
+from orchestrator.steps.fuse import write_fused
 from students.batches import TrainingData
 from students.ensembles.ensemble import Ensemble
 from students.ensembles.learn import learn
@@ -110,6 +112,22 @@ def test_training_is_given_the_same_combination(finished: tuple[Job, DirectorySt
     probabilities = expected(job, store, "train")
     matched = [found[image.tobytes()] for image in images]
     assert np.array(matched) == pytest.approx(probabilities, abs=1e-4)
+
+
+def test_labels_that_are_fused_once_hold_the_same_combination(
+    finished: tuple[Job, DirectoryStore], tmp_path: Path
+) -> None:
+    job, store = finished
+    copied = DirectoryStore(shutil.copytree(store.uri, tmp_path / "store"))
+    fusion = job.spec.fusion.model_copy(update={"when": "write"})
+    writing = resolve(job.spec.model_copy(update={"fusion": fusion}))
+    assert writing.fused is not None
+    assert writing.fusion == job.fusion
+    rows = write_fused(copied, writing.fused, writing.fusion)
+    log_probs = stored(copied, writing.fused)
+    assert rows == len(log_probs)
+    assert softmax(log_probs, axis=1) == pytest.approx(expected(job, store, "train"), abs=2e-3)
+    assert write_fused(copied, writing.fused, writing.fusion) == 0
 
 
 def test_without_a_teacher_the_others_are_combined_anew(finished: tuple[Job, DirectoryStore]) -> None:
