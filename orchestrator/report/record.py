@@ -136,7 +136,7 @@ class Summary(Config):
     gap_recovered: float | None
     """(student - baseline) / (ensemble - baseline); None where the ensemble is not better than the baseline."""
     compression: float | None
-    """Parameters of all teachers over those of the student."""
+    """Parameters of the teachers that the ensemble uses over those of the student."""
     teachers_lead: float | None
     """Accuracy of the ensemble minus that of the baseline on the held-out rows."""
     teachers_lead_stderr: float | None
