@@ -41,11 +41,18 @@ def fuse(
     weights: Sequence[float] = (),
     tables: Tables | None = None,
 ) -> torch.Tensor:
-    """Return the fused log-probabilities, float32 `[N, C]`.
+    """Return the fused log-probabilities of calibrated logits, float32 `[N, C]`; as `combined`."""
+    log_probs_KNC = torch.stack([torch.log_softmax(logits_NC.to(torch.float32), dim=-1) for logits_NC in logits_KNC])
+    return combined(log_probs_KNC, combine=combine, weights=weights, tables=tables)
+
+
+def combined(
+    log_probs_KNC: torch.Tensor, *, combine: Combine, weights: Sequence[float] = (), tables: Tables | None = None
+) -> torch.Tensor:
+    """Return what teachers say together, log-probabilities `[N, C]`.
 
     `weights` are positive and are made to sum to 1; those who learn have `tables` in their place.
     """
-    log_probs_KNC = torch.stack([torch.log_softmax(logits_NC.to(torch.float32), dim=-1) for logits_NC in logits_KNC])
     if combine in ("dawid_skene", "stacking"):
         assert tables is not None  # noqa: S101 - whoever fuses has read them
         return _looked_up(evidence(log_probs_KNC, combine), tables)

@@ -14,7 +14,7 @@ from cluster.shards.calibration import Calibration, calibration_of
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
 from students.ensembles.record import EnsembleRecord
-from students.fusion import Tables, fuse
+from students.fusion import Tables, combined
 from students.spec import Combine
 from students.task import Targets
 
@@ -71,8 +71,14 @@ class Ensemble:
 
     def __call__(self, logits_KNC: Sequence[np.ndarray]) -> torch.Tensor:
         """Return the fused log-probabilities, float32 `[N, C]`, of the raw logits of the teachers at `places`."""
-        calibrated = [
-            torch.from_numpy(calibration.apply(logits_NC))
-            for calibration, logits_NC in zip(self.calibrations, logits_KNC, strict=True)
-        ]
-        return fuse(calibrated, combine=self.combine, weights=self.weights, tables=self.tables)
+        return self.combined(self.calibrated(logits_KNC))
+
+    def calibrated(self, logits_KNC: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return what each of these teachers says, calibrated: log-probabilities, float32 `[K, N, C]`."""
+        each = zip(self.calibrations, logits_KNC, strict=True)
+        calibrated_KNC = torch.stack([torch.from_numpy(fitted.apply(logits_NC)) for fitted, logits_NC in each])
+        return torch.log_softmax(calibrated_KNC.to(torch.float32), dim=-1)
+
+    def combined(self, log_probs_KNC: torch.Tensor) -> torch.Tensor:
+        """Return what they say together, `[N, C]`."""
+        return combined(log_probs_KNC, combine=self.combine, weights=self.weights, tables=self.tables)
