@@ -15,6 +15,7 @@ from cluster.storage.protocol import ObjectStore
 from orchestrator.placement import Placement, check_room, place
 from orchestrator.resolve import Job, ResolvedTeacher, resolve
 from orchestrator.spec import JobSpec
+from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord
 from students.task import TrainingTask
 
@@ -44,6 +45,9 @@ class Plan(Config):
     pipelined: bool
     """Whether training starts while labels still arrive."""
     pipelined_because: str
+    fused: FusedWhen
+    """When the teachers become one target."""
+    fused_because: str
 
 
 def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
@@ -57,12 +61,15 @@ def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
         capacity = local_capacity(spec.cluster.cpus)
         inspection.check_room(capacity)
         placement = inspection.place(capacity)
+    fused, fused_because = fused_when(spec.fusion, spec.objective)
     return Plan(
         name=spec.name,
         store=store.uri,
         steps=inspection.steps(),
         pipelined=placement.pipelined if placement else False,
         pipelined_because=placement.because if placement else "decided when the cluster at cluster.address answers",
+        fused=fused,
+        fused_because=fused_because,
     )
 
 
@@ -157,7 +164,7 @@ class Inspection:
             state="done" if is_sealed else ("partial" if done else "to do"),
             rows=dataset.rows if dataset else None,
             rows_done=done,
-            note=self._job.spec.fusion.combine,
+            note=f"{self._job.spec.fusion.combine}, {self._job.spec.fusion.weighting.method} shares",
         )
 
     def train(self) -> PlannedStep:

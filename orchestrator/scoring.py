@@ -16,7 +16,7 @@ from cluster.shards.logits import LogitsReader
 from cluster.shards.records import read_record
 from cluster.shards.schema import LABEL, ROW
 from cluster.storage.protocol import ObjectStore
-from orchestrator.contributions import Voice, contributions, held_out_belief
+from orchestrator.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.measuring import Measured, measure_student, measure_teacher
 from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
@@ -66,8 +66,8 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
     test, held_out = _Rows.load(store, job.datasets.test), _Rows.load(store, job.datasets.held_out)
     teachers = [_score_teacher(store, teacher, test) for teacher in job.teachers]
     voices, whole = _voices(store, job, teachers), Ensemble.open(store, job.fusion)
-    ensemble = _score_ensemble(job, teachers, voices, whole, held_out)
     rows = test.arrays, held_out.arrays
+    ensemble = _score_ensemble(job, teachers, voices, whole, rows)
     lone, name = [chosen_length(store, tasks) for tasks in job.baselines], job.spec.student.name
     baselines = [_score_trained(store, task, rows, name="baseline", role="baseline") for task in lone]
     students = [_score_trained(store, task, rows, name=name, role="student") for task in job.students]
@@ -77,9 +77,7 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
         calibrations=tuple(
             _calibration(model, voice.calibration, test.labels_N) for model, voice in zip(teachers, voices, strict=True)
         ),
-        contributions=contributions(
-            job.spec.fusion, voices, whole, held_out_labels_N=held_out.labels_N, test_labels_N=test.labels_N
-        ),
+        contributions=contributions(job.spec.fusion, voices, whole, held_out=held_out.arrays, test=test.arrays),
         agreements=tuple(_agreement(model, students) for model in [*teachers, ensemble]),
         samples=_samples(test, [*teachers, ensemble, *baselines[:1], *students[:1]]),
         summary=_summary(models, test, held_out),
@@ -116,16 +114,21 @@ def _voices(store: ObjectStore, job: Job, teachers: Sequence[_Scored]) -> list[V
 
 
 def _score_ensemble(
-    job: Job, teachers: Sequence[_Scored], voices: Sequence[Voice], ensemble: Ensemble, held_out: _Rows
+    job: Job,
+    teachers: Sequence[_Scored],
+    voices: Sequence[Voice],
+    ensemble: Ensemble,
+    rows: Sequence[Mapping[str, np.ndarray]],
 ) -> _Scored:
+    test, held_out = rows
     used = ensemble.used(teachers)
     return _Scored(
         ENSEMBLE,
         "ensemble",
         None,
         sum((teacher.measured for teacher in used[1:]), used[0].measured),
-        ensemble([teacher.test_NC for teacher in used]).numpy(),
-        held_out_belief(job.spec.fusion, voices, ensemble, held_out.labels_N),
+        belief_on_test_rows(job.spec.fusion, voices, ensemble, test),
+        held_out_belief(job.spec.fusion, voices, ensemble, held_out),
     )
 
 

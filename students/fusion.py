@@ -9,8 +9,9 @@ With weights w that sum to 1, L_k = log softmax(z_k) and votes v_k = the class o
     dawid_skene        p = softmax(b + Σ_k W_k[v_k])         W_k[v, c] = log P(teacher k says v | the class is c)
     stacking           p = softmax(b + Σ_k max(L_k, -20) W_k)           a softmax regression
 
-The last two have tables that are learned from held-out rows (students/ensembles/). The result is log p: logits like any
-teacher's, which an objective may temper. Legend: K teachers, N rows, C classes.
+The last two have tables that are learned from held-out rows (students/ensembles/); the weights of the others may differ
+from row to row (students/weightings/). The result is log p: logits like any teacher's, which an objective may temper.
+Legend: K teachers, N rows, C classes.
 """
 
 import math
@@ -43,27 +44,38 @@ def fuse(
 ) -> torch.Tensor:
     """Return the fused log-probabilities of calibrated logits, float32 `[N, C]`; as `combined`."""
     log_probs_KNC = torch.stack([torch.log_softmax(logits_NC.to(torch.float32), dim=-1) for logits_NC in logits_KNC])
-    return combined(log_probs_KNC, combine=combine, weights=weights, tables=tables)
+    shares_K1 = shares_of(weights).to(log_probs_KNC)[:, None]
+    return combined(log_probs_KNC, shares_K1, combine=combine, tables=tables)
+
+
+def shares_of(weights: Sequence[float]) -> torch.Tensor:
+    """Return positive weights made to sum to 1, float64 `[K]`."""
+    total = math.fsum(weights)
+    return torch.tensor([weight / total for weight in weights], dtype=torch.float64)
 
 
 def combined(
-    log_probs_KNC: torch.Tensor, *, combine: Combine, weights: Sequence[float] = (), tables: Tables | None = None
+    log_probs_KNC: torch.Tensor, shares_KN: torch.Tensor, *, combine: Combine, tables: Tables | None = None
 ) -> torch.Tensor:
     """Return what teachers say together, log-probabilities `[N, C]`.
 
-    `weights` are positive and are made to sum to 1; those who learn have `tables` in their place.
+    `shares_KN`, `[K, N]` or `[K, 1]`, sum to 1 over the teachers; one with share 0 has no say in a mean. Combinations
+    that have `tables` read these in their place.
     """
     if combine in ("dawid_skene", "stacking"):
         assert tables is not None  # noqa: S101 - whoever fuses has read them
         return _looked_up(evidence(log_probs_KNC, combine), tables)
-    total = math.fsum(weights)
-    shares_K11 = torch.tensor([weight / total for weight in weights]).to(log_probs_KNC.device)[:, None, None]
+    shares_KN1 = shares_KN[..., None]
     if combine == "mean_probability":
-        return torch.logsumexp(log_probs_KNC + shares_K11.log(), dim=0)
+        # Clamped, because a share that has a gradient and is 0 would make it undefined.
+        positive_KN1 = shares_KN1.clamp(min=torch.finfo(shares_KN1.dtype).tiny)
+        log_shares_KN1 = torch.where(shares_KN1 > 0, positive_KN1.log(), -torch.inf)
+        return torch.logsumexp(log_probs_KNC + log_shares_KN1, dim=0)
     if combine == "mean_logit":
-        return torch.log_softmax((log_probs_KNC * shares_K11).sum(dim=0), dim=-1)
+        said_KNC = torch.where(shares_KN1 > 0, log_probs_KNC * shares_KN1, 0.0)
+        return torch.log_softmax(said_KNC.sum(dim=0), dim=-1)
     num_teachers, _, num_classes = log_probs_KNC.shape
-    votes_NC = num_teachers * (evidence(log_probs_KNC, combine) * shares_K11).sum(dim=0)
+    votes_NC = num_teachers * (evidence(log_probs_KNC, combine) * shares_KN1).sum(dim=0)
     return torch.log((votes_NC + 1 / num_classes) / (num_teachers + 1))
 
 

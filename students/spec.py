@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
+from students.weightings.catalogue import WeightingConfig
+from students.weightings.static import StaticWeighting
 
 Combine = Literal["mean_probability", "mean_logit", "vote", "dawid_skene", "stacking"]
 Merit = Literal["nll", "accuracy"]
@@ -33,13 +35,18 @@ class FusionConfig(Config):
     the arithmetic mean of the probabilities, and a weighted sum of reverse KLs that of the reverse KL to the geometric
     mean, which is the mean of the logits. So one fused target loses nothing. An objective tempers what is fused: for
     the mean of the logits that is the mean of the tempered teachers, for the mean of the probabilities only at T = 1.
+
+    Shares that follow the student are found anew at every step, from what every teacher says of the batch.
     """
 
     combine: Combine = "mean_probability"
     """Arithmetic or (normalised) geometric mean of the teachers' distributions; shares of their votes; or one that is
     learned from held-out rows: `dawid_skene` from the confusions of their votes, `stacking` by a softmax regression."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Share of each teacher by name, made to sum to 1; a teacher that is not named has weight 1."""
+    """Share of each teacher by name, made to sum to 1; a teacher that is not named has weight 1. For
+    a `weighting` that is not static: the shares from which it departs."""
+    weighting: WeightingConfig = StaticWeighting()
+    """How shares differ from row to row or from step to step; by default they don't."""
     select: Literal["all", "greedy"] = "all"
     """`greedy`: weights from a forward selection on held-out rows; a teacher that adds nothing is left out."""
     select_by: Merit = "nll"

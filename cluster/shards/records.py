@@ -16,6 +16,7 @@ from cluster.identity import canonical_json, digest_of
 from cluster.storage.protocol import ObjectStore
 
 _MAX_RECORD_BYTES = 64 * 1024 * 1024
+_MAX_VALUES = 4_000_000  # ten for each of 400,000 shards; parsed, an empty list of three bytes takes a hundred
 _DIGEST = re.compile(rb',"blake3":"([0-9a-f]{64})"}')
 _DIGEST_LENGTH = 77
 
@@ -49,6 +50,8 @@ def read_record(store: ObjectStore, key: str, model: type[RecordT]) -> RecordT:
         raise BadRecordError(where, f"{len(body)} bytes are more than a record may have ({_MAX_RECORD_BYTES})")
     try:
         text = _checked(bytes(body), where)
+        if (most := 1 + sum(map(text.count, (b",", b"[", b"{")))) > _MAX_VALUES:
+            raise BadRecordError(where, f"it has up to {most} values, and a record may have {_MAX_VALUES}")
         record = model.model_validate_json(text)
         json.loads(text, object_pairs_hook=_check_keys)  # after that, which has bounded its depth
     except ValidationError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 
 from cluster.errors import AccessDenied, CoffeyError, StorageError
@@ -32,6 +33,10 @@ class Patient:
     _place: str = field(default_factory=lambda: f"{PROBES}{uuid.uuid4().hex}")
     _keys: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.missing = _missing_directories(self.store)
+        """Directories that were not there before the checkup, the deepest first."""
+
     def key(self, name: str) -> str:
         """Return the key of a probe, which `clean_up` removes."""
         self._keys.add(key := f"{self._place}-{name}")
@@ -45,6 +50,9 @@ class Patient:
         """Remove what is left of the probes."""
         for key in self._keys:
             self.store.delete(key)
+        for directory in self.missing:
+            with suppress(OSError):  # it was not made, or a job has begun to use it
+                directory.rmdir()
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,20 @@ class BrokenPromiseError(StorageError):
         return f"{self.found}. `coffey doctor` says what to do."
 
 
-def _reach(patient: Patient) -> str:
+def _missing_directories(store: ObjectStore) -> list[Path]:
+    if not isinstance(store, DirectoryStore):
+        return []
+    probes = Path(store.uri) / PROBES
+    return [path for path in (probes, *probes.parents) if not path.exists()]
+
+
+def _reach(patient: Patient) -> "str | Concern":
     try:
         patient.store.exists(patient.key("none"))
     except AccessDenied:
         return "it answers"  # and what it refuses, the checks that follow tell apart
+    if Path(patient.store.uri) in patient.missing:
+        return Concern("there is no such directory yet; the first job makes it")
     return "it answers"
 
 

@@ -31,7 +31,8 @@ class Contribution(Config):
 
     teacher: str
     share: Share | None
-    """The teacher's part of all weights; 0 if it was left out, None where a table takes the place of weights."""
+    """The teacher's part of all weights; 0 if it was left out, None where a table takes the place of weights, or
+    these differ from row to row."""
     accuracy: Share
     nll: float
     """Mean negative log-likelihood of the true class, nats."""

@@ -12,6 +12,7 @@ from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
+from students.blend import fuse_rows, names_of
 from students.ensembles.ensemble import Ensemble
 from students.task import Targets
 from teachers.outputs import figures_of, statistics_of
@@ -41,10 +42,13 @@ def write_fused(store: ObjectStore, record: LabelSetRecord, targets: Targets) ->
     labels = LabelSet.create(store, record)
     ensemble = Ensemble.open(store, targets)
     teachers = [LogitsReader(LabelSet(store, part.labels)) for part in ensemble.used(targets.parts)]
-    num_shards = len(Dataset.open(store, record.dataset).record.shards)
+    names = ensemble.used(names_of(targets))
+    dataset = Dataset.open(store, record.dataset)
+    num_shards = len(dataset.record.shards)
     codec, rows = codec_of(record.codec, record.num_classes), 0
     for number in sorted(set(range(num_shards)) - labels.committed_numbers()):
-        fused = ensemble([teacher.read(number) for teacher in teachers])
+        log_probs_KNC = ensemble.calibrated([teacher.read(number) for teacher in teachers])
+        fused = fuse_rows(ensemble, targets.weighting, names, log_probs_KNC, dataset.read(number))
         body = labels.encode(codec.pack({LOGITS: fused.numpy()}))
         labels.commit(number, body, rows=len(fused), statistics=statistics_of(figures_of(fused)))
         rows += len(fused)

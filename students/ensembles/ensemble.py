@@ -14,7 +14,7 @@ from cluster.shards.calibration import Calibration, calibration_of
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
 from students.ensembles.record import EnsembleRecord
-from students.fusion import Tables, combined
+from students.fusion import Tables, combined, shares_of
 from students.spec import Combine
 from students.task import Targets
 
@@ -65,13 +65,19 @@ class Ensemble:
             combine, places, tuple(calibrations[place] for place in places), tuple(weights[place] for place in places)
         )
 
+    @property
+    def shares_K(self) -> torch.Tensor:
+        """The weights, made to sum to 1."""
+        return shares_of(self.weights)
+
     def used(self, of_teachers: Sequence[T]) -> list[T]:
         """Return those of one thing for each teacher that belong to teachers with a say."""
         return [of_teachers[place] for place in self.places]
 
     def __call__(self, logits_KNC: Sequence[np.ndarray]) -> torch.Tensor:
         """Return the fused log-probabilities, float32 `[N, C]`, of the raw logits of the teachers at `places`."""
-        return self.combined(self.calibrated(logits_KNC))
+        log_probs_KNC = self.calibrated(logits_KNC)
+        return self.combined(log_probs_KNC, self.shares_K.to(log_probs_KNC)[:, None])
 
     def calibrated(self, logits_KNC: Sequence[np.ndarray]) -> torch.Tensor:
         """Return what each of these teachers says, calibrated: log-probabilities, float32 `[K, N, C]`."""
@@ -79,6 +85,6 @@ class Ensemble:
         calibrated_KNC = torch.stack([torch.from_numpy(fitted.apply(logits_NC)) for fitted, logits_NC in each])
         return torch.log_softmax(calibrated_KNC.to(torch.float32), dim=-1)
 
-    def combined(self, log_probs_KNC: torch.Tensor) -> torch.Tensor:
-        """Return what they say together, `[N, C]`."""
-        return combined(log_probs_KNC, combine=self.combine, weights=self.weights, tables=self.tables)
+    def combined(self, log_probs_KNC: torch.Tensor, shares_KN: torch.Tensor) -> torch.Tensor:
+        """Return what they say together with shares that sum to 1 over them, `[N, C]`."""
+        return combined(log_probs_KNC, shares_KN, combine=self.combine, tables=self.tables)

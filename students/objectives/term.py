@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from cluster.config import Config
+from cluster.shards.codecs.spec import ModulePath as ModulePath  # noqa: PLC0414 - terms find it here
 from students.objectives.schedules import Schedule, Weight
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "labels"]
-"""`target`: the fused teachers; `labels`: class indices, where a row has one."""
+    from students.objectives.sparse_target import SparseTarget
+
+Input = Literal["target", "labels", "taps", "sparse"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules; `sparse`: one
+teacher as it is stored, some classes and the mass of the others."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
-
-ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
-"""Where a module lies within a model, as `named_modules` gives it."""
 
 
 class TeacherTap(NamedTuple):
@@ -46,6 +47,8 @@ class Shapes:
     student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of one row, for each module of the student that the term names."""
     teacher_taps: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
+    heads: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
+    """`[C, D]` of the weights of each linear layer that the term names."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,17 @@ class TermInputs:
     labels_N: "torch.Tensor"
     """int64; `NO_LABEL` where there is none."""
     target_logits_NC: "torch.Tensor | None" = None
-    """The teachers, calibrated and fused."""
+    """The teachers, calibrated and fused, or the one that the term is `of`."""
     rows_N: "torch.Tensor | None" = None
     """int64; the number of each row in the data set."""
     student_taps: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
     """Outputs of the student's modules that the term names, float32 `[N, ...]`."""
     teacher_taps: "Mapping[TeacherTap, torch.Tensor]" = field(default_factory=dict)
     """The same of teachers; without gradient."""
+    heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = field(default_factory=dict)
+    """Weight `[C, D]` and bias `[C]` of the linear layers of teachers that the term names; without gradient."""
+    sparse: "SparseTarget | None" = None
+    """The one teacher, at the temperature of the term; None for a `BatchTerm`."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -82,9 +89,16 @@ class Term(Config):
     reads: ClassVar[frozenset[Input]] = frozenset({"target"})
     needs_every_class: ClassVar[bool] = False
     """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
+    needs_rows: ClassVar[bool] = False
+    """Whether it keeps something for each row of the data set, and so has to know which rows it sees."""
 
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""
+    # What was trained before a term could name a teacher keeps its identity.
+    of: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")] | None = Field(
+        default=None, exclude_if=lambda of: of is None
+    )
+    """The one teacher that it reads, by name; by default all of them, fused."""
 
     @property
     def target_temperature(self) -> float | None:
@@ -101,6 +115,18 @@ class Term(Config):
     def teacher_modules(self) -> tuple[TeacherTap, ...]:
         """Modules of teachers whose outputs it reads."""
         return ()
+
+    @property
+    def teacher_heads(self) -> tuple[TeacherTap, ...]:
+        """Linear layers of teachers whose weights it reads."""
+        return ()
+
+    def misfit(self, shapes: Shapes) -> str | None:
+        """Return why outputs of these shapes cannot be compared, if they cannot.
+
+        It is asked before any work is done, when the number of rows is not known yet.
+        """
+        return None
 
     def build(self, shapes: Shapes) -> "nn.Module | None":
         """Return what the term learns or remembers; it is saved with the student, and never exported."""

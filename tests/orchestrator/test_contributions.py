@@ -216,10 +216,10 @@ class TestHeldOutRows:
         record = learn(fusion, list("abcd"), logits, labels)
         ensemble = Ensemble.learned("stacking", record)
         voices = [Voice(n, 1.0, c, z, z) for n, c, z in zip("abcd", ensemble.calibrations, logits, strict=True)]
-        belief = held_out_belief(fusion, voices, ensemble, labels)
+        belief = held_out_belief(fusion, voices, ensemble, {LABEL: labels})
         assert record.accuracy > 0.3
         assert (belief.argmax(axis=1) == labels).mean() < 0.2
-        few = held_out_belief(fusion, voices, ensemble, labels[:4])
+        few = held_out_belief(fusion, voices, ensemble, {LABEL: labels[:4]})
         assert np.array_equal(few, ensemble(logits).numpy())
 
 

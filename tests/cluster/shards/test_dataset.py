@@ -214,6 +214,16 @@ def test_a_record_that_is_no_record_is_refused(store: DirectoryStore, body: byte
         Dataset.open(store, IDENTITY)
 
 
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"0"])
+def test_a_record_of_more_values_than_memory_should_hold_is_refused_unparsed(
+    store: DirectoryStore, value: bytes
+) -> None:
+    store.put(dataset_key(IDENTITY), b'{"shards":[' + b",".join([value] * 4_000_000) + b"]}")
+
+    with pytest.raises(BadRecordError, match=r"dataset\.json: it has up to \d+ values, and a record may have 4000000"):
+        Dataset.open(store, IDENTITY)
+
+
 def test_a_record_too_large_to_be_one_is_refused_unread(store: DirectoryStore, tmp_path: Path) -> None:
     write(store)
     with (tmp_path / dataset_key(IDENTITY)).open("r+b") as file:
