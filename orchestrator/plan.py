@@ -7,7 +7,7 @@ from typing import Literal
 
 from cluster.config import Config
 from cluster.session import Capacity, local_capacity
-from cluster.shards.calibration import calibration_key
+from cluster.shards.calibration import Method, calibration_key
 from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
@@ -16,9 +16,10 @@ from orchestrator.placement import Placement, check_room, place
 from orchestrator.resolve import Job, ResolvedTeacher, resolve
 from orchestrator.spec import JobSpec
 from orchestrator.weighing import FusedWhen, fused_when
+from students.ensembles.record import EnsembleRecord
 from students.task import TrainingTask
 
-StepKind = Literal["ingest", "fit", "label", "calibrate", "fuse", "train", "baseline", "evaluate", "export"]
+StepKind = Literal["ingest", "fit", "label", "calibrate", "combine", "fuse", "train", "baseline", "evaluate", "export"]
 StepState = Literal["done", "partial", "to do"]
 
 
@@ -88,8 +89,10 @@ class Inspection:
         steps = [self.ingest()]
         steps += [self.fit(teacher.fit) for teacher in job.teachers if teacher.fit is not None]
         steps += [self.label(teacher) for teacher in job.teachers]
-        if job.spec.fusion.calibrate:
-            steps += [self.calibrate(teacher) for teacher in job.teachers]
+        if (method := job.spec.fusion.calibration) is not None:
+            steps += [self.calibrate(teacher, method) for teacher in job.teachers]
+        if job.fusion.ensemble is not None:
+            steps.append(self.combine(job.fusion.ensemble))
         if job.fused is not None:
             steps.append(self.fuse(job.fused))
         if job.baselines:
@@ -136,10 +139,18 @@ class Inspection:
             note=f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve",
         )
 
-    def calibrate(self, teacher: ResolvedTeacher) -> PlannedStep:
-        """Look for a teacher's temperature."""
-        key = calibration_key(teacher.held_out)
-        return self._recorded(f"calibrate:{teacher.config.name}", "calibrate", key, note="on the held-out rows")
+    def calibrate(self, teacher: ResolvedTeacher, method: Method) -> PlannedStep:
+        """Look for a teacher's calibration."""
+        key, note = calibration_key(teacher.held_out, method), f"{method}, on the held-out rows"
+        return self._recorded(f"calibrate:{teacher.config.name}", "calibrate", key, note=note)
+
+    def combine(self, key: str) -> PlannedStep:
+        """Look for what the held-out rows taught of how to combine the teachers."""
+        fusion = self._job.spec.fusion
+        note = f"{fusion.combine} of {'selected' if fusion.select == 'greedy' else 'all'} teachers"
+        if self._store.exists(key):
+            note = ", ".join([note, *_shares(read_record(self._store, key, EnsembleRecord))])
+        return self._recorded("combine", "combine", key, note=f"{note}, on the held-out rows")
 
     def fuse(self, record: LabelSetRecord) -> PlannedStep:
         """Look for the fused labels."""
@@ -222,6 +233,12 @@ class Inspection:
         identity = key.rpartition("-")[2].removesuffix(".json").rpartition("/")[2]
         state = _state(int(self._store.exists(key)), 1)
         return PlannedStep(name=name, kind=kind, identity=identity, state=state, note=note)
+
+
+def _shares(record: EnsembleRecord) -> list[str]:
+    """Say who has which part of a selection, and who has none."""
+    found = zip(record.teachers, record.shares, strict=False)
+    return [f"{name} {100 * share:.0f} %" if share else f"{name} unused" for name, share in found]
 
 
 def _is_left(step: PlannedStep) -> bool:

@@ -21,6 +21,7 @@ from orchestrator.probing import Probed, check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
+from students.ensembles.record import check_num_weights, ensemble_key
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
 from students.task import Target, Targets, TrainingTask
@@ -28,6 +29,7 @@ from teachers.spec import TeacherConfig
 from teachers.weights import check_classes, classes_in, read_weights, weights_in_store
 
 RECIPE = 1
+EVALUATION_RECIPE = 2
 ENSEMBLE = "ensemble"
 
 
@@ -82,7 +84,7 @@ class Job:
             "students": [task.identity for task in self.students],
             "baselines": [[task.identity for task in tasks] for tasks in self.baselines],
         }
-        return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', RECIPE, facts)}.json"
+        return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', EVALUATION_RECIPE, facts)}.json"
 
     @property
     def export_key(self) -> str:
@@ -99,11 +101,13 @@ def resolve(spec: JobSpec) -> Job:
         WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
         ModelSourceError: a model's module cannot be found.
         CodecMisfitError: a teacher's labels cannot be stored as the spec says.
+        TooManyWeightsError: there are too many classes for the way in which teachers are combined.
         ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
             there, or what it gives cannot be stored or compared.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
+    check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
     probed = probe(spec, num_classes=len(classes))
     check_terms(spec, probed.shapes(num_classes=len(classes)))
     teachers = tuple(_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
@@ -198,15 +202,18 @@ def _fit(config: TeacherConfig, datasets: DatasetIds) -> TrainingTask | None:
 
 
 def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
+    method = spec.fusion.calibration
     parts = tuple(
         Target(
             labels=teacher.train,
             weight=spec.fusion.weights.get(teacher.config.name, 1.0),
-            calibration=calibration_key(teacher.held_out) if spec.fusion.calibrate else None,
+            calibration=None if method is None else calibration_key(teacher.held_out, method),
         )
         for teacher in teachers
     )
-    return Targets(combine=spec.fusion.combine, parts=parts, weighting=spec.fusion.weighting)
+    held_out, calibrations = [teacher.held_out for teacher in teachers], [part.calibration for part in parts]
+    learned = ensemble_key(spec.fusion, held_out, calibrations)
+    return Targets(combine=spec.fusion.combine, parts=parts, ensemble=learned, weighting=spec.fusion.weighting)
 
 
 def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds) -> LabelSetRecord:

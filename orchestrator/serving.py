@@ -9,6 +9,9 @@ from students.spec import FusionConfig
 from students.weightings.gradient import GradientWeighting
 from teachers.spec import TeacherConfig
 
+_OF_VOTES = ("vote", "dawid_skene")
+"""Combinations that read nothing but the likeliest class, which is the same at every temperature."""
+
 
 def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective: Sequence[TermConfig]) -> Iterator[str]:
     """Yield what is asked of teachers' labels that they will not hold, with the fields that say so."""
@@ -20,11 +23,12 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
         served, theirs = teacher.labels.served, f"the `{teacher.labels.codec}` labels of teacher {teacher.name}"
         if served is None:
             continue
-        if fusion.calibrate:
+        if fusion.calibration is not None:
             yield (
-                f"fusion.calibrate is true, and {theirs} are exact at {listed(served)} only, not at a fitted "
-                "temperature; expected fusion.calibrate: false, or labels of codec `dense` or `hidden`"
+                f"fusion.calibrate is {fusion.calibrate}, and {theirs} are exact at {listed(served)} only, not at a "
+                "fitted temperature; expected fusion.calibrate: none, or labels of codec `dense` or `hidden`"
             )
+        yield from _of_combining(theirs, fusion, codec=teacher.labels.codec)
         if teacher.labels.codec == "sampled":
             yield from _of_draws(theirs, fusion, terms, num_teachers=len(teachers))
         yield from _of_weighting(theirs, fusion, served, asked)
@@ -43,13 +47,27 @@ def unserved(teachers: Sequence[TeacherConfig], fusion: FusionConfig, objective:
             yield f"objective: terms have temperatures {listed(tuple(asked))}; with {theirs} expected one for all"
         if asked == [1.0]:
             continue
-        if fusion.when == "write":
+        if fusion.when == "write" and fusion.combine not in _OF_VOTES:
             yield f"fusion.when is write, which fuses at temperature 1; with {theirs} expected `read`, or terms at 1"
         if fusion.combine == "mean_probability" and len(teachers) > 1 and any(term.of is None for term in terms):
             yield (
                 "fusion.combine is mean_probability, whose tempered form needs every class of every teacher, which "
                 f"{theirs} do not hold; expected mean_logit, or terms at temperature 1"
             )
+
+
+def _of_combining(theirs: str, fusion: FusionConfig, *, codec: str) -> Iterator[str]:
+    """Yield what a way to combine reads of each teacher that labels of some classes do not hold."""
+    if fusion.combine == "stacking":
+        yield (
+            f"fusion.combine is stacking, which reads the probability of every class, and {theirs} do not hold them; "
+            "expected labels of codec `dense` or `hidden`, or another way to combine"
+        )
+    if fusion.combine in _OF_VOTES and codec == "sampled":
+        yield (
+            f"fusion.combine is {fusion.combine}, which reads each teacher's likeliest class, and {theirs} hold draws, "
+            "of which the most frequent may be another; expected mean_probability, or labels of another codec"
+        )
 
 
 def _of_sparse_terms(

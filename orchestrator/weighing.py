@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from students.objectives.catalogue import TermConfig
-from students.spec import FusionConfig
+from students.spec import Combine, FusionConfig
 from students.weightings.gradient import GradientWeighting
 from students.weightings.routing import RoutingWeighting
+
+_MEANS: tuple[Combine, ...] = ("mean_probability", "mean_logit")
 
 FusedWhen = Literal["once before training", "while training reads", "at every step"]
 
@@ -38,6 +40,7 @@ def unweighable(teachers: Sequence[str], fusion: FusionConfig, objective: Sequen
         )
     if isinstance(weighting, RoutingWeighting) and (unknown := sorted(set(weighting.routes) - set(teachers))):
         yield f"fusion.weighting.routes: no teacher is called {unknown[0]!r}; there are {known}"
+    yield from _combined_otherwise(fusion)
     for term in objective:
         if term.of is None:
             continue
@@ -50,3 +53,25 @@ def unweighable(teachers: Sequence[str], fusion: FusionConfig, objective: Sequen
                 f"fusion.when is write, and the term `{term.term}` is of {term.of} alone, which labels that are fused "
                 "no longer tell; expected `read`, or a term of all teachers"
             )
+        elif fusion.select == "greedy":
+            yield (
+                f"fusion.select is greedy, which may leave out {term.of}, and the term `{term.term}` is of {term.of} "
+                "alone; expected `all`, or a term of all teachers"
+            )
+
+
+def _combined_otherwise(fusion: FusionConfig) -> Iterator[str]:
+    """Yield what leaves shares that differ from row to row without effect, or without a meaning."""
+    method = fusion.weighting.method
+    if method == "static":
+        return
+    if fusion.combine not in _MEANS:
+        yield (
+            f"fusion.weighting is `{method}`, whose shares are those of a mean, and fusion.combine is "
+            f"{fusion.combine}; expected {' or '.join(_MEANS)}, or the weighting `static`"
+        )
+    if fusion.select != "all":
+        yield (
+            f"fusion.weighting is `{method}`, and fusion.select is {fusion.select}, which finds shares too; expected "
+            "`all`, or the weighting `static`"
+        )

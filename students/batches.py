@@ -11,7 +11,6 @@ from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, moments_after
-from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
@@ -21,7 +20,7 @@ from cluster.shards.schema import LABEL, Column
 from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
 from students.blend import fuse_rows, names_of
-from students.fusion import calibrated
+from students.ensembles.ensemble import Ensemble
 from students.live import LiveTeachers
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
@@ -74,13 +73,13 @@ class TrainingData:
         self._fetch = fetch_for(store)
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
-        parts = task.targets.parts if task.targets else ()
+        self._ensemble = Ensemble.open(store, task.targets) if task.targets else None
+        parts = self._ensemble.used(task.targets.parts) if task.targets and self._ensemble else ()
         self._label_sets = [LogitsReader(_open_labels(store, part.labels, self._fetch)) for part in parts]
         self._stored_taps = [
             StoredTaps(_open_labels(store, record, self._fetch), task.modules_of(record.teacher))
             for record in task.stored_taps
         ]
-        self._temperatures = [temperature_of(store, part.calibration) for part in parts]
         self._read_at = target_temperature(task.objective)
         self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
         self._needs_rows = any(term.needs_rows for term in task.objective)
@@ -153,16 +152,17 @@ class TrainingData:
     def _of_teachers(self, arrays: Mapping[str, np.ndarray]) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
         targets = self._task.targets
-        if targets is None or "target" not in self._reads:
+        if targets is None or self._ensemble is None or "target" not in self._reads:
             return None, {}
         logits = [
-            torch.from_numpy(labels.decode(_columns_of(place, arrays), temperature=self._read_at))
+            labels.decode(_columns_of(place, arrays), temperature=self._read_at)
             for place, labels in enumerate(self._label_sets)
         ]
-        log_probs_KNC = calibrated(logits, self._temperatures)
-        fused = None if targets.weighting.changes_with_training else fuse_rows(targets, log_probs_KNC, arrays)
-        each = dict(zip(names_of(targets), log_probs_KNC, strict=True)) if self._task.needs_each_teacher else {}
-        return fused, each
+        log_probs_KNC = self._ensemble.calibrated(logits)
+        names = self._ensemble.used(names_of(targets))
+        is_blended = targets.weighting.changes_with_training
+        fused = None if is_blended else fuse_rows(self._ensemble, targets.weighting, names, log_probs_KNC, arrays)
+        return fused, dict(zip(names, log_probs_KNC, strict=True)) if self._task.needs_each_teacher else {}
 
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)

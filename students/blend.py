@@ -3,7 +3,7 @@
 Legend: K teachers, N rows, C classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,23 +11,33 @@ import torch.nn.functional as F
 from torch import nn
 
 from cluster.shards.schema import LABEL, NO_LABEL
+from students.ensembles.ensemble import Ensemble
 from students.fusion import combined, shares_of
 from students.objectives.objective import Batch
 from students.task import Targets
 from students.weightings.static import StaticWeighting
-from students.weightings.weighting import Panel
+from students.weightings.weighting import Panel, Weighting
 
 
-def fuse_rows(targets: Targets, log_probs_KNC: torch.Tensor, rows: Mapping[str, np.ndarray]) -> torch.Tensor:
-    """Return the fused log-probabilities `[N, C]` of calibrated teachers; `rows` are columns of the data set."""
+def fuse_rows(
+    ensemble: Ensemble,
+    weighting: Weighting,
+    teachers: Sequence[str],
+    log_probs_KNC: torch.Tensor,
+    rows: Mapping[str, np.ndarray],
+) -> torch.Tensor:
+    """Return the fused log-probabilities `[N, C]` of calibrated teachers; `rows` are columns of the data set.
+
+    `teachers` are the names of those that the ensemble uses.
+    """
     panel = Panel(
-        teachers=names_of(targets),
+        teachers=tuple(teachers),
         log_probs_KNC=log_probs_KNC,
-        prior_K=_prior(targets).to(log_probs_KNC),
+        prior_K=ensemble.shares_K.to(log_probs_KNC),
         labels_N=torch.from_numpy(rows[LABEL].astype(np.int64)),
-        columns=_columns(targets, rows),
+        columns=_columns(weighting, rows),
     )
-    return combined(log_probs_KNC, targets.weighting.shares(panel), combine=targets.combine)
+    return ensemble.combined(log_probs_KNC, weighting.shares(panel))
 
 
 def names_of(targets: Targets) -> tuple[str, ...]:
@@ -35,11 +45,9 @@ def names_of(targets: Targets) -> tuple[str, ...]:
     return tuple(part.labels.teacher for part in targets.parts)
 
 
-def for_unseen_rows(targets: Targets) -> Targets:
-    """Return how rows are fused that nobody trains on: with the prior, where shares need their label or a student."""
-    if targets.weighting.reads & {"labels", "student"}:
-        return targets.model_copy(update={"weighting": StaticWeighting()})
-    return targets
+def for_unseen_rows(weighting: Weighting) -> Weighting:
+    """Return how rows are weighed that nobody trains on: with the prior, where shares need their label or a student."""
+    return StaticWeighting() if weighting.reads & {"labels", "student"} else weighting
 
 
 class StepBlend(nn.Module):
@@ -70,7 +78,7 @@ class StepBlend(nn.Module):
         panel = Panel(
             teachers=names,
             log_probs_KNC=log_probs_KNC,
-            prior_K=_prior(self._targets).to(log_probs_KNC),
+            prior_K=shares_of([part.weight for part in self._targets.parts]).to(log_probs_KNC),
             labels_N=batch.labels_N,
             student_logits_NC=student_logits_NC.detach(),
             inputs=batch.inputs,
@@ -90,10 +98,6 @@ class StepBlend(nn.Module):
         return F.nll_loss(target_NC, labels_N, reduction="sum", ignore_index=NO_LABEL) / expected
 
 
-def _prior(targets: Targets) -> torch.Tensor:
-    return shares_of([part.weight for part in targets.parts])
-
-
-def _columns(targets: Targets, rows: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    name = targets.weighting.column_read
+def _columns(weighting: Weighting, rows: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    name = weighting.column_read
     return {} if name is None else {name: torch.from_numpy(rows[name].astype(np.int64))}

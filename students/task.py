@@ -30,7 +30,7 @@ class Target(Config):
     labels: LabelSetRecord
     weight: float
     calibration: str | None = None
-    """Key of the record with the temperature; None for 1."""
+    """Key of the record with the calibration; None for none."""
 
 
 class Targets(Config):
@@ -38,10 +38,12 @@ class Targets(Config):
 
     combine: Combine
     parts: Annotated[tuple[Target, ...], Field(min_length=1)]
-    # What was trained before there were weightings keeps its identity.
+    ensemble: str | None = Field(default=None, exclude_if=lambda key: key is None)
+    """Key of the record with what held-out rows taught of combining the parts; None where nothing is learned."""
     weighting: WeightingConfig = Field(
         default=StaticWeighting(), exclude_if=lambda weighting: weighting == StaticWeighting()
     )
+    # Neither is part of an identity where it is not used: such targets are what they were without it.
 
 
 class LiveTeacher(Config):

@@ -81,6 +81,8 @@ FULL: dict[str, Any] = {
         "combine": "mean_logit",
         "weights": {"wide": 2.0},
         "weighting": {"method": "gradient", "cap": 0.5, "temperature": 1.0},
+        "select": "all",
+        "select_by": "accuracy",
         "calibrate": False,
         "when": "read",
     },

@@ -119,6 +119,10 @@ DECIDING = [
     ("fusion.weights={given: 2}", STUDENT),
     ("fusion.calibrate=false", STUDENT),
     ("fusion.when=write", STUDENT),
+    ("fusion.calibrate=vector", STUDENT),
+    ("fusion.combine=vote", STUDENT),
+    ("fusion.combine=stacking", STUDENT),
+    ("fusion.select=greedy", STUDENT),
     ("fusion.weighting={method: entropy}", STUDENT),
     ("fusion.weighting={method: gradient, cap: 0.5}", STUDENT),
     ("objective=[{term: kl, weight: 0.9, of: given}, {term: cross_entropy, weight: 0.1}]", STUDENT),
@@ -360,9 +364,23 @@ class TestMistakes:
             ("student.name=baseline", "the name 'baseline' is taken"),
             ("teachers.given.name=graph", "the name 'graph' is taken"),
             ("fusion.weights={other: 1}", "no teacher is called 'other'; there are fitted, given, graph"),
+            ("fusion={combine: stacking, weights: {given: 2}}", "weights names teachers, and stacking learns"),
+            ("fusion={select: greedy, weights: {given: 2}}", "and select: greedy learns what each is worth"),
+            ("fusion={combine: dawid_skene, select: greedy}", "select is greedy, and dawid_skene learns"),
+            ("fusion.calibrate=isotonic", "fusion.calibrate"),
             (
                 "fusion={when: write, weighting: {method: gate}}",
                 "shares of fusion.weighting `gate` change with training",
+            ),
+            (
+                "fusion={combine: vote, weighting: {method: entropy}}",
+                "`entropy`, whose shares are those of a mean, and fusion.combine is vote; expected mean_probability or",
+            ),
+            ("fusion={combine: dawid_skene, weighting: {method: gradient}}", "and fusion.combine is dawid_skene;"),
+            ("fusion={combine: stacking, weighting: {method: gate}}", "and fusion.combine is stacking;"),
+            (
+                "fusion={select: greedy, weighting: {method: confidence}}",
+                "`confidence`, and fusion.select is greedy, which finds shares too; expected `all`",
             ),
             ("fusion.weighting={method: gradient, cap: 0.3}", "cap is 0.3, and the shares of 3 teachers have to sum"),
             ("fusion.weighting={method: routing, column: d, routes: {other: [1]}}", "no teacher is called 'other'"),
@@ -389,6 +407,10 @@ class TestMistakes:
             job_spec(files, "train.accumulate=2", "fusion.weighting={method: gradient}")
         with pytest.raises(SpecError, match="the term `kl` is of given alone, which labels that are fused no longer"):
             job_spec(files, "fusion.when=write", "objective=[{term: kl}, {term: kl, of: given}]")
+        with pytest.raises(
+            SpecError, match="select is greedy, which may leave out given, and the term `kl` is of given"
+        ):
+            job_spec(files, "fusion.select=greedy", "objective=[{term: kl}, {term: kl, of: given}]")
 
 
 def trainings(job: Job) -> Iterator[TrainingTask]:

@@ -26,8 +26,8 @@ def spec_of(*overrides: str) -> JobSpec:
 @pytest.mark.parametrize(
     ("overrides", "found"),
     [
-        ((TOP_K,), "fusion.calibrate is true, and the `topk` labels of teacher given are exact at 1 and 2 only"),
-        ((SAMPLED,), "fusion.calibrate is true, and the `sampled` labels of teacher given are exact at 1 only"),
+        ((TOP_K,), "fusion.calibrate is temperature, and the `topk` labels of teacher given are exact at 1 and 2 only"),
+        ((SAMPLED,), "fusion.calibrate is temperature, and the `sampled` labels of teacher given are exact at 1 only"),
         (
             (TOP_K, PLAIN, "objective=[{term: kl, temperature: 3}]"),
             "objective: a term has temperature 3, and the `topk` labels of teacher given are exact at 1 and 2",
@@ -41,6 +41,14 @@ def spec_of(*overrides: str) -> JobSpec:
             "objective: the term `reverse_kl` needs a probability of every class, and the `sampled` labels of teacher",
         ),
         ((SAMPLED, PLAIN, LOGITS), "fusion.combine is mean_logit, which keeps only classes that every teacher finds"),
+        ((TOP_K, "fusion.calibrate=vector"), "fusion.calibrate is vector, and the `topk` labels of teacher given"),
+        (
+            (TOP_K, PLAIN, "fusion.combine=stacking"),
+            "fusion.combine is stacking, which reads the probability of every class, and the `topk` labels of teacher",
+        ),
+        ((SAMPLED, PLAIN, "fusion.combine=stacking"), "and the `sampled` labels of teacher given do not hold them"),
+        ((SAMPLED, PLAIN, "fusion.combine=vote"), "fusion.combine is vote, which reads each teacher's likeliest class"),
+        ((SAMPLED, PLAIN, "fusion.combine=dawid_skene"), "and the `sampled` labels of teacher given hold draws"),
         ((SAMPLED, PLAIN, AT_2), "objective: a term has temperature 2, and the `sampled` labels"),
         (
             (TOP_K, PLAIN, LOGITS, "objective=[{term: kl}, {term: kl, temperature: 2}]"),
@@ -83,6 +91,12 @@ def test_what_labels_cannot_serve_is_refused_with_the_field(overrides: tuple[str
     [
         (TOP_K, PLAIN),
         (TOP_K, PLAIN, "fusion.when=write"),
+        (TOP_K, PLAIN, "fusion.combine=vote"),
+        (TOP_K, PLAIN, "fusion.combine=vote", AT_2, "fusion.when=write"),
+        (TOP_K, PLAIN, "fusion.combine=dawid_skene", AT_2),
+        (TOP_K, PLAIN, "fusion.select=greedy"),
+        (SAMPLED, PLAIN, "fusion.select=greedy"),
+        (HIDDEN, "fusion.combine=stacking", "fusion.calibrate=vector"),
         (TOP_K, PLAIN, LOGITS, AT_2),
         (TOP_K, PLAIN, "fusion.weighting={method: gradient}"),
         (TOP_K, PLAIN, LOGITS, AT_2, "fusion.weighting={method: gradient, temperature: 2}"),

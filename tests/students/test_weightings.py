@@ -17,12 +17,15 @@ from scipy.stats import entropy
 from sklearn.metrics import log_loss
 from sklearn.svm import OneClassSVM
 
+from cluster.shards.calibration import Calibration
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import LABEL, NO_LABEL, Column, columns_of
 from students.blend import StepBlend, for_unseen_rows, fuse_rows
+from students.ensembles.ensemble import Ensemble
 from students.fusion import combined
 from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch, Objective
+from students.spec import Combine
 from students.task import Target, Targets
 from students.weightings import catalogue
 from students.weightings.catalogue import WEIGHTINGS, WeightingConfig
@@ -328,6 +331,10 @@ def targets(weighting: Weighting, combine: str = "mean_probability", names: tupl
     return Targets.model_validate({"combine": combine, "parts": parts, "weighting": weighting})
 
 
+def ensemble(combine: Combine = "mean_probability") -> Ensemble:
+    return Ensemble.weighted(combine, WEIGHTS, [Calibration()] * len(WEIGHTS))
+
+
 def blend_of(weighting: Weighting, **changes: Any) -> StepBlend:
     options: dict[str, Any] = {
         "num_classes": CLASSES,
@@ -355,7 +362,7 @@ class TestFusedBefore:
         student = seen.student_NC.clone().requires_grad_()
         rows = {LABEL: LABELS.numpy().astype(np.int32), "domain": DOMAINS.numpy().astype(np.int32)}
 
-        target = fuse_rows(targets(weighting), seen.log_probs_KNC, rows)
+        target = fuse_rows(ensemble(), weighting, seen.teachers, seen.log_probs_KNC, rows)
         log_q = student.log_softmax(dim=-1)
         fused = (target.exp() * (target - log_q)).sum()
         each = (seen.log_probs_KNC.exp() * (seen.log_probs_KNC - log_q)).sum(dim=-1)
@@ -371,7 +378,7 @@ class TestFusedBefore:
         student = seen.student_NC.clone().requires_grad_()
         rows = {LABEL: LABELS.numpy().astype(np.int32), "domain": DOMAINS.numpy().astype(np.int32)}
 
-        target = fuse_rows(targets(weighting, "mean_logit"), seen.log_probs_KNC, rows)
+        target = fuse_rows(ensemble("mean_logit"), weighting, seen.teachers, seen.log_probs_KNC, rows)
         log_q = student.log_softmax(dim=-1)
         each = (log_q.exp() * (log_q - seen.log_probs_KNC)).sum(dim=-1)
 
@@ -388,7 +395,7 @@ class TestFusedBefore:
             assert found.exp().tolist() == [pytest.approx([0.2, 0.3, 0.5])]
 
     def test_rows_that_nobody_trains_on_are_fused_with_the_prior_where_shares_need_labels_or_the_student(self) -> None:
-        found = {it.method: for_unseen_rows(targets(it)).weighting.method for it in ALL}
+        found = {it.method: for_unseen_rows(it).method for it in ALL}
 
         assert found == {
             "confidence": "static",
