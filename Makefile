@@ -27,11 +27,13 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# The constraints pin the one build of torch that needs no CUDA packages.
+# The constraints pin the one build of torch that needs no CUDA packages. It has no torchvision: of torchdistill, tests
+# need the losses alone, and these only torch.
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing Coffey and what it needs (a minute or two the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'torchdistill>=1.1'
 	@touch $@
 
 # An environment of its own: some of the peers pin older versions of what Coffey needs.

@@ -35,13 +35,13 @@ from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
+from cluster.weights import StoredWeights
 from teachers.backends.load import load_backend
 from teachers.backends.protocol import Backend
 from teachers.deployment import LabelRequest, ReplicaSetup
 from teachers.hosting import hosted
 from teachers.labelling import label_shards
 from teachers.spec import ResourceConfig, TeacherConfig
-from teachers.weights import StoredWeights
 
 DATASET = "0" * 16
 CLASSES = 10

@@ -147,8 +147,7 @@ def shuffled(rows: int, batch_size: int, epoch: int) -> Iterator[torch.Tensor]:
 
 def fused(logits: list[torch.Tensor]) -> torch.Tensor:
     """Return the mean of the teachers' probabilities, as logits."""
-    ones = [1.0] * len(logits)
-    return fuse(logits, combine="mean_probability", weights=ones, temperatures=ones)
+    return fuse(logits, combine="mean_probability", weights=[1.0] * len(logits))
 
 
 def write_data(

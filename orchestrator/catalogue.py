@@ -6,8 +6,9 @@ from typing import Literal
 
 from cluster.config import Config
 from cluster.errors import DataError
+from cluster.shards.commits import Commit
 from cluster.shards.damage import Damage, dataset_of, find_damages
-from cluster.shards.labelset import Commit, LabelSet
+from cluster.shards.labelset import LabelSet
 from cluster.shards.schema import Column
 from cluster.shards.shared import read_shared
 from cluster.storage.protocol import ObjectMissingError, ObjectStore

@@ -1,7 +1,7 @@
 """`evaluations/….json`: every figure of a job that does not depend on when it ran."""
 
 from cluster.config import Config
-from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Sample, Summary
+from orchestrator.report.record import Agreement, CalibrationResult, Contribution, ModelResult, Sample, Summary
 
 
 class EvaluationRecord(Config):
@@ -9,6 +9,7 @@ class EvaluationRecord(Config):
 
     models: tuple[ModelResult, ...]
     calibrations: tuple[CalibrationResult, ...]
+    contributions: tuple[Contribution, ...]
     agreements: tuple[Agreement, ...]
     samples: tuple[Sample, ...]
     summary: Summary

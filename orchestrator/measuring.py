@@ -41,7 +41,8 @@ class Measured:
 
 def measure_teacher(store: ObjectStore, teacher: ResolvedTeacher, rows: Mapping[str, np.ndarray]) -> Measured:
     """Load a teacher as a replica does, and time it on single rows."""
-    weights, config = weights_of(store, teacher), teacher.config
+    # Without taps: what they cost is no part of the model.
+    weights, config = weights_of(store, teacher), teacher.config.model_copy(update={"taps": {}})
     backend = load_backend(store, config, weights, on=ResourceConfig(cpu=1))
     one_row = {name: array[:1] for name, array in rows.items()}
     if config.model is None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from cluster.config import Config
 from cluster.session import Capacity, local_capacity
-from cluster.shards.calibration import calibration_key
+from cluster.shards.calibration import Method, calibration_key
 from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
@@ -15,9 +15,11 @@ from cluster.storage.protocol import ObjectStore
 from orchestrator.placement import Placement, check_room, place
 from orchestrator.resolve import Job, ResolvedTeacher, resolve
 from orchestrator.spec import JobSpec
+from orchestrator.weighing import FusedWhen, fused_when
+from students.ensembles.record import EnsembleRecord
 from students.task import TrainingTask
 
-StepKind = Literal["ingest", "fit", "label", "calibrate", "fuse", "train", "baseline", "evaluate", "export"]
+StepKind = Literal["ingest", "fit", "label", "calibrate", "combine", "fuse", "train", "baseline", "evaluate", "export"]
 StepState = Literal["done", "partial", "to do"]
 
 
@@ -43,6 +45,9 @@ class Plan(Config):
     pipelined: bool
     """Whether training starts while labels still arrive."""
     pipelined_because: str
+    fused: FusedWhen
+    """When the teachers become one target."""
+    fused_because: str
 
 
 def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
@@ -56,12 +61,15 @@ def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
         capacity = local_capacity(spec.cluster.cpus)
         inspection.check_room(capacity)
         placement = inspection.place(capacity)
+    fused, fused_because = fused_when(spec.fusion, spec.objective)
     return Plan(
         name=spec.name,
         store=store.uri,
         steps=inspection.steps(),
         pipelined=placement.pipelined if placement else False,
         pipelined_because=placement.because if placement else "decided when the cluster at cluster.address answers",
+        fused=fused,
+        fused_because=fused_because,
     )
 
 
@@ -81,8 +89,10 @@ class Inspection:
         steps = [self.ingest()]
         steps += [self.fit(teacher.fit) for teacher in job.teachers if teacher.fit is not None]
         steps += [self.label(teacher) for teacher in job.teachers]
-        if job.spec.fusion.calibrate:
-            steps += [self.calibrate(teacher) for teacher in job.teachers]
+        if (method := job.spec.fusion.calibration) is not None:
+            steps += [self.calibrate(teacher, method) for teacher in job.teachers]
+        if job.fusion.ensemble is not None:
+            steps.append(self.combine(job.fusion.ensemble))
         if job.fused is not None:
             steps.append(self.fuse(job.fused))
         if job.baselines:
@@ -129,10 +139,18 @@ class Inspection:
             note=f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve",
         )
 
-    def calibrate(self, teacher: ResolvedTeacher) -> PlannedStep:
-        """Look for a teacher's temperature."""
-        key = calibration_key(teacher.held_out)
-        return self._recorded(f"calibrate:{teacher.config.name}", "calibrate", key, note="on the held-out rows")
+    def calibrate(self, teacher: ResolvedTeacher, method: Method) -> PlannedStep:
+        """Look for a teacher's calibration."""
+        key, note = calibration_key(teacher.held_out, method), f"{method}, on the held-out rows"
+        return self._recorded(f"calibrate:{teacher.config.name}", "calibrate", key, note=note)
+
+    def combine(self, key: str) -> PlannedStep:
+        """Look for what the held-out rows taught of how to combine the teachers."""
+        fusion = self._job.spec.fusion
+        note = f"{fusion.combine} of {'selected' if fusion.select == 'greedy' else 'all'} teachers"
+        if self._store.exists(key):
+            note = ", ".join([note, *_shares(read_record(self._store, key, EnsembleRecord))])
+        return self._recorded("combine", "combine", key, note=f"{note}, on the held-out rows")
 
     def fuse(self, record: LabelSetRecord) -> PlannedStep:
         """Look for the fused labels."""
@@ -146,7 +164,7 @@ class Inspection:
             state="done" if is_sealed else ("partial" if done else "to do"),
             rows=dataset.rows if dataset else None,
             rows_done=done,
-            note=self._job.spec.fusion.combine,
+            note=f"{self._job.spec.fusion.combine}, {self._job.spec.fusion.weighting.method} shares",
         )
 
     def train(self) -> PlannedStep:
@@ -215,6 +233,12 @@ class Inspection:
         identity = key.rpartition("-")[2].removesuffix(".json").rpartition("/")[2]
         state = _state(int(self._store.exists(key)), 1)
         return PlannedStep(name=name, kind=kind, identity=identity, state=state, note=note)
+
+
+def _shares(record: EnsembleRecord) -> list[str]:
+    """Say who has which part of a selection, and who has none."""
+    found = zip(record.teachers, record.shares, strict=False)
+    return [f"{name} {100 * share:.0f} %" if share else f"{name} unused" for name, share in found]
 
 
 def _is_left(step: PlannedStep) -> bool:

@@ -1,6 +1,7 @@
 """From a spec to identities: what every step would produce, without doing any of it.
 
-Reads the source files and the weights for their digests, and nothing else. Imports neither torch nor Ray.
+Reads the source files and the weights for their digests, and nothing else. Imports neither torch nor Ray; the models of
+a job that taps modules are built, for the shapes, and need torch.
 """
 
 from dataclasses import dataclass
@@ -13,16 +14,22 @@ from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
+from cluster.shards.taps import tap_columns
+from cluster.weights import StoredWeights
+from orchestrator.beside import live_teacher, reads_live, reads_stored
+from orchestrator.probing import Probed, check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
+from students.ensembles.record import check_num_weights, ensemble_key
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
 from students.task import Target, Targets, TrainingTask
 from teachers.spec import TeacherConfig
-from teachers.weights import StoredWeights, check_classes, classes_in, read_weights, weights_in_store
+from teachers.weights import check_classes, classes_in, read_weights, weights_in_store
 
 RECIPE = 1
+EVALUATION_RECIPE = 2
 ENSEMBLE = "ensemble"
 
 
@@ -77,7 +84,7 @@ class Job:
             "students": [task.identity for task in self.students],
             "baselines": [[task.identity for task in tasks] for tasks in self.baselines],
         }
-        return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', RECIPE, facts)}.json"
+        return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', EVALUATION_RECIPE, facts)}.json"
 
     @property
     def export_key(self) -> str:
@@ -94,10 +101,16 @@ def resolve(spec: JobSpec) -> Job:
         WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
         ModelSourceError: a model's module cannot be found.
         CodecMisfitError: a teacher's labels cannot be stored as the spec says.
+        TooManyWeightsError: there are too many classes for the way in which teachers are combined.
+        ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
+            there, or what it gives cannot be stored or compared.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
-    teachers = tuple(_teacher(spec, teacher, datasets, classes) for teacher in spec.teachers)
+    check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
+    probed = probe(spec, num_classes=len(classes))
+    check_terms(spec, probed.shapes(num_classes=len(classes)))
+    teachers = tuple(_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
     fused = _fused(spec, teachers, datasets) if spec.fusion.when == "write" else None
     targets = _fusion(spec, teachers)
     if fused is not None:
@@ -108,12 +121,14 @@ def resolve(spec: JobSpec) -> Job:
         datasets=datasets,
         teachers=teachers,
         fused=fused,
-        students=tuple(_student(spec, datasets, targets, seed) for seed in spec.train.seeds),
+        students=tuple(_student(spec, datasets, targets, teachers, seed) for seed in spec.train.seeds),
         baselines=tuple(_baseline(spec, datasets, seed) for seed in spec.train.seeds) if spec.baseline else (),
     )
 
 
-def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes: tuple[str, ...]) -> ResolvedTeacher:
+def _teacher(
+    spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes: tuple[str, ...], probed: Probed
+) -> ResolvedTeacher:
     check_classes(config.name, config.classes, classes)
     fit = _fit(config, datasets)
     body = None if fit else _weights(config, classes)
@@ -126,17 +141,20 @@ def _teacher(spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes
     given = (
         None if body is None else weights_in_store(f"teachers/{config.name}-{identity}", body, backend=config.backend)
     )
+    columns = _columns(config, len(classes))
     train, held_out, test = (
         LabelSetRecord(
             teacher=config.name,
             teacher_identity=identity,
             dataset=dataset,
-            columns=_columns(config, len(classes)),
+            columns=columns + tap_columns(taps, probed.stored.get(config.name, {})),
             codec=config.labels,
             num_classes=len(classes),
+            taps=taps,
             compression=spec.data.compression,
         )
-        for dataset in (datasets.train, datasets.held_out, datasets.test)
+        # Outputs of modules are for training: no other rows are compared with a student's.
+        for dataset, taps in ((datasets.train, config.taps), (datasets.held_out, {}), (datasets.test, {}))
     )
     return ResolvedTeacher(config, identity, fit, given, train, held_out, test)
 
@@ -184,15 +202,18 @@ def _fit(config: TeacherConfig, datasets: DatasetIds) -> TrainingTask | None:
 
 
 def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
+    method = spec.fusion.calibration
     parts = tuple(
         Target(
             labels=teacher.train,
             weight=spec.fusion.weights.get(teacher.config.name, 1.0),
-            calibration=calibration_key(teacher.held_out) if spec.fusion.calibrate else None,
+            calibration=None if method is None else calibration_key(teacher.held_out, method),
         )
         for teacher in teachers
     )
-    return Targets(combine=spec.fusion.combine, parts=parts)
+    held_out, calibrations = [teacher.held_out for teacher in teachers], [part.calibration for part in parts]
+    learned = ensemble_key(spec.fusion, held_out, calibrations)
+    return Targets(combine=spec.fusion.combine, parts=parts, ensemble=learned, weighting=spec.fusion.weighting)
 
 
 def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds) -> LabelSetRecord:
@@ -205,7 +226,9 @@ def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: Datas
     )
 
 
-def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -> TrainingTask:
+def _student(
+    spec: JobSpec, datasets: DatasetIds, targets: Targets, teachers: tuple[ResolvedTeacher, ...], seed: int
+) -> TrainingTask:
     return TrainingTask(
         name=f"{spec.student.name}-{seed}",
         folder="students",
@@ -214,6 +237,12 @@ def _student(spec: JobSpec, datasets: DatasetIds, targets: Targets, seed: int) -
         dataset=datasets.train,
         held_out=datasets.held_out,
         targets=targets,
+        stored_taps=tuple(teacher.train for teacher in teachers if reads_stored(spec.objective, teacher.config)),
+        live_teachers=tuple(
+            live_teacher(teacher.config, teacher.identity, teacher.fit.record_key if teacher.fit else teacher.given)
+            for teacher in teachers
+            if reads_live(spec.objective, teacher.config)
+        ),
         objective=spec.objective,
         epochs=spec.train.epochs,
         batch_size=spec.train.batch_size,

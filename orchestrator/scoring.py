@@ -9,18 +9,19 @@ from typing import get_args
 import numpy as np
 import torch
 
-from cluster.shards.calibration import temperature_of
+from cluster.shards.calibration import Calibration, calibration_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.records import read_record
 from cluster.shards.schema import LABEL, ROW
 from cluster.storage.protocol import ObjectStore
+from orchestrator.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.measuring import Measured, measure_student, measure_teacher
 from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
 from orchestrator.resolve import ENSEMBLE, Job, ResolvedTeacher
-from students.fusion import fuse
+from students.ensembles.ensemble import Ensemble
 from students.metrics import accuracy, agreement, kl, nll
 from students.reliability import ece, reliability
 from students.task import TrainedRecord, TrainingTask
@@ -64,9 +65,9 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
     torch.set_num_threads(1)
     test, held_out = _Rows.load(store, job.datasets.test), _Rows.load(store, job.datasets.held_out)
     teachers = [_score_teacher(store, teacher, test) for teacher in job.teachers]
-    temperatures = [temperature_of(store, part.calibration) for part in job.fusion.parts]
-    ensemble = _score_ensemble(job, teachers, temperatures)
+    voices, whole = _voices(store, job, teachers), Ensemble.open(store, job.fusion)
     rows = test.arrays, held_out.arrays
+    ensemble = _score_ensemble(job, teachers, voices, whole, rows)
     lone, name = [chosen_length(store, tasks) for tasks in job.baselines], job.spec.student.name
     baselines = [_score_trained(store, task, rows, name="baseline", role="baseline") for task in lone]
     students = [_score_trained(store, task, rows, name=name, role="student") for task in job.students]
@@ -74,9 +75,9 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
     return EvaluationRecord(
         models=tuple(_result(model, test.labels_N) for model in models),
         calibrations=tuple(
-            _calibration(model, temperature, test.labels_N)
-            for model, temperature in zip(teachers, temperatures, strict=True)
+            _calibration(model, voice.calibration, test.labels_N) for model, voice in zip(teachers, voices, strict=True)
         ),
+        contributions=contributions(job.spec.fusion, voices, whole, held_out=held_out.arrays, test=test.arrays),
         agreements=tuple(_agreement(model, students) for model in [*teachers, ensemble]),
         samples=_samples(test, [*teachers, ensemble, *baselines[:1], *students[:1]]),
         summary=_summary(models, test, held_out),
@@ -105,22 +106,29 @@ def _score_teacher(store: ObjectStore, teacher: ResolvedTeacher, test: _Rows) ->
     )
 
 
-def _score_ensemble(job: Job, teachers: Sequence[_Scored], temperatures: Sequence[float]) -> _Scored:
-    def fused(logits: Sequence[np.ndarray]) -> np.ndarray:
-        weights = [part.weight for part in job.fusion.parts]
-        tensors = [torch.from_numpy(array) for array in logits]
-        log_probs: np.ndarray = fuse(
-            tensors, combine=job.fusion.combine, weights=weights, temperatures=temperatures
-        ).numpy()
-        return log_probs
+def _voices(store: ObjectStore, job: Job, teachers: Sequence[_Scored]) -> list[Voice]:
+    return [
+        Voice(teacher.name, part.weight, calibration_of(store, part.calibration), teacher.held_out_NC, teacher.test_NC)
+        for teacher, part in zip(teachers, job.fusion.parts, strict=True)
+    ]
 
+
+def _score_ensemble(
+    job: Job,
+    teachers: Sequence[_Scored],
+    voices: Sequence[Voice],
+    ensemble: Ensemble,
+    rows: Sequence[Mapping[str, np.ndarray]],
+) -> _Scored:
+    test, held_out = rows
+    used = ensemble.used(teachers)
     return _Scored(
         ENSEMBLE,
         "ensemble",
         None,
-        sum((teacher.measured for teacher in teachers[1:]), teachers[0].measured),
-        fused([teacher.test_NC for teacher in teachers]),
-        fused([teacher.held_out_NC for teacher in teachers]),
+        sum((teacher.measured for teacher in used[1:]), used[0].measured),
+        belief_on_test_rows(job.spec.fusion, voices, ensemble, test),
+        held_out_belief(job.spec.fusion, voices, ensemble, held_out),
     )
 
 
@@ -152,12 +160,13 @@ def _result(model: _Scored, labels_N: np.ndarray) -> ModelResult:
     )
 
 
-def _calibration(model: _Scored, temperature: float, labels_N: np.ndarray) -> CalibrationResult:
-    cooled = model.test_NC.astype(np.float64) / temperature
+def _calibration(model: _Scored, calibration: Calibration, labels_N: np.ndarray) -> CalibrationResult:
+    cooled = calibration.apply(model.test_NC.astype(np.float64))
     before, after = reliability(model.test_NC, labels_N), reliability(cooled, labels_N)
     return CalibrationResult(
         teacher=model.name,
-        temperature=temperature,
+        temperature=calibration.temperature,
+        method="vector" if calibration.scales else "temperature",
         ece_before=ece(before),
         ece_after=ece(after),
         nll_before=nll(model.test_NC, labels_N),

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
+from orchestrator.tapping import untappable
+from orchestrator.weighing import unweighable
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -79,18 +81,41 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not any("target" in term.reads for term in self.objective):
+        if not any(term.reads - {"labels"} for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
+        if not any(term.reads - {"taps"} for term in self.objective):
+            raise ValueError(
+                "objective: every term reads modules alone, and the student's outputs are never trained; expected "
+                "another term beside them, such as `kl` or `cross_entropy`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_have_what_terms_name(self) -> "JobSpec":
+        if problems := list(untappable(self.teachers, self.objective)):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
     @model_validator(mode="after")
     def _batches_are_whole(self) -> "JobSpec":
         of_batches = [term.term for term in self.objective if isinstance(term, BatchTerm)]
+        if self.fusion.weighting.needs_whole_batches and self.train.accumulate > 1:
+            raise ValueError(
+                f"train.accumulate is {self.train.accumulate}, and the weighting `{self.fusion.weighting.method}` "
+                "looks at a whole batch; expected 1"
+            )
         if of_batches and self.train.accumulate > 1:
             raise ValueError(
                 f"train.accumulate is {self.train.accumulate}, and the term `{of_batches[0]}` compares the rows of a "
                 "whole batch; expected 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_can_be_weighed(self) -> "JobSpec":
+        names = [teacher.name for teacher in self.teachers]
+        if problems := list(unweighable(names, self.fusion, self.objective)):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
     @model_validator(mode="after")

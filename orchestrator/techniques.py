@@ -3,10 +3,13 @@
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from cluster.config import Config
 from students.objectives.catalogue import TERMS
-from students.objectives.term import BatchTerm, Family, Input, Term
+from students.objectives.term import BatchTerm, Family, Term
+from students.weightings.catalogue import WEIGHTINGS
+from students.weightings.weighting import Weighting
 
 
 class Option(Config):
@@ -18,23 +21,24 @@ class Option(Config):
 
 
 class Technique(Config):
-    """One term that an objective may have."""
+    """One term that an objective may have, or one weighting of a fusion."""
 
+    kind: Literal["term", "weighting"]
     name: str
-    family: Family
+    family: Family | Literal["multi-teacher"]
     summary: str
     source: str
     """Paper, formula and shapes: the text at the head of its file."""
-    reads: tuple[Input, ...]
+    reads: tuple[str, ...]
     needs_whole_batches: bool
     """Whether it compares rows, and so sees the global batch of all workers."""
     options: tuple[Option, ...]
 
 
 def techniques() -> tuple[Technique, ...]:
-    """Return all of them, by family and name."""
-    found = (_technique(term) for term in TERMS)
-    return tuple(sorted(found, key=lambda it: (it.family, it.name)))
+    """Return all of them: terms by family and name, then weightings."""
+    found = [*map(_term, TERMS), *map(_weighting, WEIGHTINGS)]
+    return tuple(sorted(found, key=lambda it: (it.kind, it.family, it.name)))
 
 
 def as_markdown(found: Sequence[Technique]) -> str:
@@ -42,34 +46,68 @@ def as_markdown(found: Sequence[Technique]) -> str:
     return "\n".join(_page(found)) + "\n"
 
 
-def _technique(term: type[Term]) -> Technique:
+def _term(term: type[Term]) -> Technique:
     return Technique(
+        kind="term",
         name=term.model_fields["term"].default,
         family=term.family,
-        summary=inspect.cleandoc(term.__doc__ or "").splitlines()[0],
-        source=(sys.modules[term.__module__].__doc__ or "").strip(),
+        summary=_summary(term),
+        source=_source(term),
         reads=tuple(sorted(term.reads)),
         needs_whole_batches=issubclass(term, BatchTerm),
-        options=tuple(
-            Option(name=name, default=str(field.default), meaning=" ".join((field.description or "").split()))
-            for name, field in term.model_fields.items()
-            if name != "term"
-        ),
+        options=_options(term, hidden={"term"} if "target" in term.reads else {"term", "of"}),
+    )
+
+
+def _weighting(weighting: type[Weighting]) -> Technique:
+    return Technique(
+        kind="weighting",
+        name=weighting.model_fields["method"].default,
+        family="multi-teacher",
+        summary=_summary(weighting),
+        source=_source(weighting),
+        reads=tuple(sorted(weighting.reads)),
+        needs_whole_batches=weighting.needs_whole_batches,
+        options=_options(weighting, hidden={"method"}),
+    )
+
+
+def _summary(technique: type[Config]) -> str:
+    return inspect.cleandoc(technique.__doc__ or "").splitlines()[0]
+
+
+def _source(technique: type[Config]) -> str:
+    return (sys.modules[technique.__module__].__doc__ or "").strip()
+
+
+def _options(technique: type[Config], *, hidden: set[str]) -> tuple[Option, ...]:
+    return tuple(
+        Option(
+            name=name,
+            default="required" if field.is_required() else str(field.default),
+            meaning=" ".join((field.description or "").split()),
+        )
+        for name, field in technique.model_fields.items()
+        if name not in hidden
     )
 
 
 def _page(found: Sequence[Technique]) -> Iterator[str]:
     yield "# Techniques"
     yield ""
-    yield "Terms of an `objective`, each with a `weight`. This page is printed by `coffey techniques --markdown`."
-    yield ""
-    yield "| term | family | what it does |"
-    yield "|---|---|---|"
+    yield "Terms of an `objective`, each with a `weight`, and weightings of several teachers, one for"
+    yield "`fusion.weighting`. This page is printed by `coffey techniques --markdown`."
+    for kind, column in (("term", "term"), ("weighting", "method")):
+        yield from ("", f"| {column} | family | what it does |", "|---|---|---|")
+        yield from (f"| [`{it.name}`](#{it.name}) | {it.family} | {it.summary} |" for it in found if it.kind == kind)
     for it in found:
-        yield f"| [`{it.name}`](#{it.name}) | {it.family} | {it.summary} |"
-    for it in found:
-        yield from ("", f"## {it.name}", "", it.source, "")
-        scope = "the global batch of all workers" if it.needs_whole_batches else "each row by itself"
-        yield f"Reads {', '.join(f'`{name}`' for name in it.reads)}; judges {scope}."
+        yield from _section(it)
+
+
+def _section(it: Technique) -> Iterator[str]:
+    yield from ("", f"## {it.name}", "", it.source, "")
+    scope = "the global batch of all workers" if it.needs_whole_batches else "each row by itself"
+    yield f"Reads {', '.join(f'`{name}`' for name in it.reads)}; judges {scope}."
+    if it.options:
         yield from ("", "| option | default | meaning |", "|---|---|---|")
         yield from (f"| `{option.name}` | {option.default} | {option.meaning} |" for option in it.options)

@@ -1,7 +1,8 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
+import itertools
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,21 +11,27 @@ from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, moments_after
-from cluster.shards.calibration import temperature_of
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LabelSet
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
 from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
-from students.fusion import fuse
+from students.blend import fuse_rows, names_of
+from students.ensembles.ensemble import Ensemble
+from students.live import LiveTeachers
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
+from students.objectives.sparse_target import SparseTarget
+from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.task import Execution, Target, TrainingTask
+from students.stored_taps import StoredTaps
+from students.task import Execution, TrainingTask
 
+_ROWS = ".rows"
+"""The numbers of the rows: beside stored columns, whose names have no dot."""
 _POLL_S = 0.1
 _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
@@ -53,20 +60,39 @@ class TrainingData:
     """One worker's share of a task's batches."""
 
     def __init__(
-        self, store: ObjectStore, task: TrainingTask, execution: Execution, *, rank: int, world_size: int
+        self,
+        store: ObjectStore,
+        task: TrainingTask,
+        execution: Execution,
+        *,
+        rank: int,
+        world_size: int,
+        live: LiveTeachers | None = None,
     ) -> None:
-        self._store, self._task, self._execution = store, task, execution
+        self._store, self._task, self._execution, self._live = store, task, execution, live
         self._fetch = fetch_for(store)
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
-        parts = task.targets.parts if task.targets else ()
-        self._label_sets = [LogitsReader(_open_labels(store, part, self._fetch)) for part in parts]
-        self._weights = [part.weight for part in parts]
-        self._temperatures = [temperature_of(store, part.calibration) for part in parts]
+        self._ensemble = Ensemble.open(store, task.targets) if task.targets else None
+        parts = self._ensemble.used(task.targets.parts) if task.targets and self._ensemble else ()
+        self._label_sets = [LogitsReader(_open_labels(store, part.labels, self._fetch)) for part in parts]
+        self._stored_taps = [
+            StoredTaps(_open_labels(store, record, self._fetch), task.modules_of(record.teacher))
+            for record in task.stored_taps
+        ]
         self._read_at = target_temperature(task.objective)
+        self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
+        self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
+        self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
+        self.columns = record.columns
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
+
+    def shapes(self) -> Shapes:
+        """Return what is known of the rows, and of outputs that are stored with them."""
+        stored = {tap: shape for taps in self._stored_taps for tap, shape in taps.shapes().items()}
+        return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=stored)
 
     def order(self, epoch: int) -> EpochOrder:
         """Return the order of one epoch."""
@@ -99,33 +125,65 @@ class TrainingData:
         config = self._task.model.inputs
         inputs = to_inputs(input_array(arrays, config), config)
         labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
-        targets = self._target_logits(arrays)
+        target, each = self._of_teachers(arrays)
+        taps = {
+            tap: output.to(device, non_blocking=True)
+            for place, stored in enumerate(self._stored_taps, start=len(self._label_sets))
+            for tap, output in stored.decode(_columns_of(place, arrays)).items()
+        }
+        teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
-            None if targets is None else targets.to(device, non_blocking=True),
+            None if target is None else target.to(device, non_blocking=True),
+            torch.from_numpy(arrays[_ROWS]).to(device, non_blocking=True) if self._needs_rows else None,
+            taps,
+            teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
+            teacher_inputs={name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
+            sparse=self._sparse_target(arrays, device),
         )
 
-    def _target_logits(self, arrays: Mapping[str, np.ndarray]) -> torch.Tensor | None:
-        if self._task.targets is None:
+    def _sparse_target(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> SparseTarget | None:
+        if "sparse" not in self._reads:
             return None
+        (labels,) = self._label_sets
+        return SparseTarget.of(labels.decode_sparse(_columns_of(0, arrays), temperature=self._read_at)).to(device)
+
+    def _of_teachers(self, arrays: Mapping[str, np.ndarray]) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
+        targets = self._task.targets
+        if targets is None or self._ensemble is None or "target" not in self._reads:
+            return None, {}
         logits = [
-            torch.from_numpy(labels.decode(_columns_of(place, arrays), temperature=self._read_at))
+            labels.decode(_columns_of(place, arrays), temperature=self._read_at)
             for place, labels in enumerate(self._label_sets)
         ]
-        return fuse(logits, combine=self._task.targets.combine, weights=self._weights, temperatures=self._temperatures)
+        log_probs_KNC = self._ensemble.calibrated(logits)
+        names = self._ensemble.used(names_of(targets))
+        is_blended = targets.weighting.changes_with_training
+        fused = None if is_blended else fuse_rows(self._ensemble, targets.weighting, names, log_probs_KNC, arrays)
+        return fused, dict(zip(names, log_probs_KNC, strict=True)) if self._task.needs_each_teacher else {}
 
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)
         inputs = input_array(arrays, self._task.model.inputs)
-        columns = {name: array for name, array in arrays.items() if name == LABEL or array is inputs}
-        for place, reader in enumerate(self._label_sets):
-            self._wait_for(reader.labels, number)
-            columns |= {_target_name(place, name): array for name, array in reader.labels.read(number).items()}
+        kept = {LABEL, self._task.targets.weighting.column_read if self._task.targets else None}
+        columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
+        columns |= {} if self._live is None else self._live.columns(arrays)
+        if self._needs_rows:
+            columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
+        for place, (labels, read) in enumerate(self._readers()):
+            self._wait_for(labels, number)
+            columns |= {_target_name(place, name): array for name, array in read(number).items()}
         return columns
 
+    def _readers(self) -> Iterator[tuple[LabelSet, Callable[[int], dict[str, np.ndarray]]]]:
+        """Yield label sets, and what reads a shard of them: first those with targets, then those with taps."""
+        yield from ((reader.labels, reader.columns) for reader in self._label_sets)
+        yield from ((taps.labels, taps.read) for taps in self._stored_taps)
+
     def _is_labelled(self, number: int) -> bool:
-        return all(reader.labels.committed(number) is not None for reader in self._label_sets)
+        return all(labels.committed(number) is not None for labels, _ in self._readers())
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
@@ -160,7 +218,7 @@ def target_temperature(objective: Sequence[TermConfig]) -> float:
 
     Where they don't, only codecs that serve any temperature are read, and their logits are the same at all.
     """
-    found = {term.target_temperature for term in objective if "target" in term.reads}
+    found = {term.target_temperature for term in objective if term.reads & {"target", "sparse"}}
     return (found.pop() or 1.0) if len(found) == 1 else 1.0
 
 
@@ -175,8 +233,8 @@ def _columns_of(place: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _open_labels(store: ObjectStore, part: Target, fetch: Fetch) -> LabelSet:
-    labels = LabelSet(store, part.labels, fetch=fetch)
+def _open_labels(store: ObjectStore, record: LabelSetRecord, fetch: Fetch) -> LabelSet:
+    labels = LabelSet(store, record, fetch=fetch)
     if labels.is_sealed():
         labels.load_manifest()
     return labels

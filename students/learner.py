@@ -10,13 +10,18 @@ class Learner(nn.Module):
     """From a batch to its loss."""
 
     def __init__(self, student: nn.Module, objective: Objective, *, is_half: bool) -> None:
-        """`is_half`: run the student in bfloat16 by torch's autocast; the loss is computed in float32."""
+        """`student` is a `Tapped`, compiled or not.
+
+        `is_half`: run it in bfloat16 by torch's autocast; the loss is computed in float32.
+        """
         super().__init__()
         self.student, self.objective, self._is_half = student, objective, is_half
 
     def forward(self, batch: Batch, *, global_rows: int, progress: float) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch; a scalar."""
         with torch.autocast(batch.inputs.device.type, dtype=torch.bfloat16, enabled=self._is_half):
-            logits = self.student(batch.inputs)
-        loss: torch.Tensor = self.objective(logits.float(), batch, global_rows=global_rows, progress=progress)
+            logits, taps = self.student(batch.inputs)
+        loss: torch.Tensor = self.objective(
+            logits.float(), batch, global_rows=global_rows, progress=progress, student_taps=taps
+        )
         return loss

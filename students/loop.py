@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +21,14 @@ from cluster.modules import build_module, check_shapes, in_fast_layout, num_para
 from cluster.optimizers import OptimizerConfig, learning_rate
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
+from cluster.tapping import Tapped, blank_rows, shapes_of_taps
 from students.batches import TrainingData
+from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
 from students.learner import Learner
+from students.live import LiveTeachers
 from students.objectives.objective import Batch, Objective
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
 
@@ -70,19 +74,19 @@ class _Training:
         torch.set_num_threads(execution.threads)
         keep_freed_memory()
         self._store, self._task, self._execution, self._group = store, task, execution, group
-        self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size)
+        self._live = LiveTeachers(store, task, group.device)
+        self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size, live=self._live)
         self._held_out = HeldOut(store, task.held_out, task.model.inputs, group)
         seed_torch(fold_seed(task.seed), group.device)
         self._module = in_fast_layout(build_module(task.model)).to(group.device)
         classes = self._data.num_classes
         check_shapes(self._module, self._held_out.sample(), num_classes=classes, factory=task.model.factory)
-        objective = Objective(
-            task.objective,
-            labelled_share=self._data.labelled_share,
-            gather=group.gather_rows,
-            world_size=group.world_size,
+        self._live = LiveTeachers(store, task, group.device)
+        tapped = Tapped(
+            self._module, (path for term in task.objective for path in term.student_modules), name="student"
         )
-        student: nn.Module = torch.compile(self._module) if execution.compile else self._module  # type: ignore[assignment]
+        objective = self._objective(tapped)
+        student: nn.Module = torch.compile(tapped) if execution.compile else tapped  # type: ignore[assignment]
         self._learner = Learner(student, objective, is_half=task.precision == "bfloat16").to(group.device)
         self._wrapped = group.wrap(self._learner)
         self._optimizer = build_optimizer(task.optimizer, self._learner)
@@ -92,6 +96,40 @@ class _Training:
         self._loss_here = torch.zeros((), dtype=torch.float64)
         self._rows = 0
         self._waited_s, self._reported_s, self._saved_at_s = 0.0, 0.0, time.monotonic()
+
+    def _blend(self) -> StepBlend | None:
+        """Return what fuses the teachers at every step, if they cannot be fused before."""
+        targets = self._task.targets
+        if targets is None or not targets.weighting.changes_with_training:
+            return None
+        return StepBlend(
+            targets,
+            num_classes=self._data.num_classes,
+            num_inputs=self._held_out.sample()[0].numel(),
+            labelled_share=self._data.labelled_share,
+            sum_over_workers=self._group.sum,
+        )
+
+    def _objective(self, tapped: Tapped) -> Objective:
+        """Build what is minimised; what terms learn begins alike on every worker, whatever the student has drawn."""
+        shapes = self._data.shapes()
+        live = self._live.shapes(blank_rows(self._data.columns))
+        shapes = replace(
+            shapes,
+            student_taps=shapes_of_taps(tapped, self._held_out.sample()),
+            teacher_taps={**shapes.teacher_taps, **live},
+            heads={head: tuple(weight.shape) for head, (weight, _) in self._live.heads.items()},
+        )
+        seed_torch(fold_seed(self._task.seed, 0), self._group.device)
+        return Objective(
+            self._task.objective,
+            labelled_share=self._data.labelled_share,
+            shapes=shapes,
+            heads=self._live.heads,
+            blend=self._blend(),
+            gather=self._group.gather_rows,
+            world_size=self._group.world_size,
+        )
 
     def run(self) -> TrainedRecord:
         """Resume, train every epoch that is left, and publish."""
@@ -132,6 +170,7 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, batch: Batch, global_rows: int) -> None:
+        batch = self._live.watched(batch)
         loss = self._wrapped(batch, global_rows=global_rows, progress=self._step / self._num_steps)
         # DDP averages gradients over the workers; their sum is the gradient of the global batch.
         (loss * self._group.world_size).backward()

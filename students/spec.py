@@ -2,13 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
+from students.weightings.catalogue import WeightingConfig
+from students.weightings.static import StaticWeighting
 
-Combine = Literal["mean_probability", "mean_logit"]
+Combine = Literal["mean_probability", "mean_logit", "vote", "dawid_skene", "stacking"]
+Merit = Literal["nll", "accuracy"]
+Calibrate = Literal["temperature", "vector", "none"]
+
+
+def _named(calibrate: object) -> object:
+    return {True: "temperature", False: "none"}[calibrate] if isinstance(calibrate, bool) else calibrate
 
 
 class StudentConfig(Config):
@@ -27,17 +35,52 @@ class FusionConfig(Config):
     the arithmetic mean of the probabilities, and a weighted sum of reverse KLs that of the reverse KL to the geometric
     mean, which is the mean of the logits. So one fused target loses nothing. An objective tempers what is fused: for
     the mean of the logits that is the mean of the tempered teachers, for the mean of the probabilities only at T = 1.
+
+    Shares that follow the student are found anew at every step, from what every teacher says of the batch.
     """
 
     combine: Combine = "mean_probability"
-    """Arithmetic or (normalised) geometric mean of the teachers' distributions."""
+    """Arithmetic or (normalised) geometric mean of the teachers' distributions; shares of their votes; or one that is
+    learned from held-out rows: `dawid_skene` from the confusions of their votes, `stacking` by a softmax regression."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Share of each teacher by name, made to sum to 1; a teacher that is not named has weight 1."""
-    calibrate: bool = True
-    """Divide each teacher's logits by one temperature, fitted on the held-out rows (1706.04599)."""
+    """Share of each teacher by name, made to sum to 1; a teacher that is not named has weight 1. For
+    a `weighting` that is not static: the shares from which it departs."""
+    weighting: WeightingConfig = StaticWeighting()
+    """How shares differ from row to row or from step to step; by default they don't."""
+    select: Literal["all", "greedy"] = "all"
+    """`greedy`: weights from a forward selection on held-out rows; a teacher that adds nothing is left out."""
+    select_by: Merit = "nll"
+    """What a greedy selection improves."""
+    calibrate: Annotated[Calibrate, BeforeValidator(_named, json_schema_input_type=Calibrate | bool)] = "temperature"
+    """Divide each teacher's logits by one temperature, fitted on the held-out rows (1706.04599); `vector` fits a scale
+    and a bias for each class too. true is `temperature`, false is `none`."""
     when: Literal["read", "write"] = "read"
     """`read`: fuse while training reads, so that other weights cost nothing. `write`: write the fused labels once, so
     that training reads one column instead of one for each teacher."""
+
+    @property
+    def calibration(self) -> Literal["temperature", "vector"] | None:
+        """How each teacher is calibrated, if at all."""
+        return None if self.calibrate == "none" else self.calibrate
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether the combination is a table that is learned."""
+        return self.combine in ("dawid_skene", "stacking")
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether held-out rows say how the teachers are combined."""
+        return self.has_tables or self.select == "greedy"
+
+    @model_validator(mode="after")
+    def _one_hand_on_the_weights(self) -> "FusionConfig":
+        if self.has_tables and self.select == "greedy":
+            raise ValueError(f"select is greedy, and {self.combine} learns what each teacher is worth; expected all")
+        if self.is_learned and self.weights:
+            learner = self.combine if self.has_tables else "select: greedy"
+            raise ValueError(f"weights names teachers, and {learner} learns what each is worth; expected no weights")
+        return self
 
 
 class OrderConfig(Config):

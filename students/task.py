@@ -3,6 +3,7 @@
 Fitting a teacher, training the lone student and distilling the student are the same loop with different tasks.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,8 +14,12 @@ from cluster.models import ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
+from cluster.weights import StoredWeights
 from students.objectives.catalogue import TermConfig
+from students.objectives.term import TeacherTap
 from students.spec import Combine, OrderConfig
+from students.weightings.catalogue import WeightingConfig
+from students.weightings.static import StaticWeighting
 
 RECIPE = 2
 
@@ -25,7 +30,7 @@ class Target(Config):
     labels: LabelSetRecord
     weight: float
     calibration: str | None = None
-    """Key of the record with the temperature; None for 1."""
+    """Key of the record with the calibration; None for none."""
 
 
 class Targets(Config):
@@ -33,6 +38,22 @@ class Targets(Config):
 
     combine: Combine
     parts: Annotated[tuple[Target, ...], Field(min_length=1)]
+    ensemble: str | None = Field(default=None, exclude_if=lambda key: key is None)
+    """Key of the record with what held-out rows taught of combining the parts; None where nothing is learned."""
+    weighting: WeightingConfig = Field(
+        default=StaticWeighting(), exclude_if=lambda weighting: weighting == StaticWeighting()
+    )
+    # Neither is part of an identity where it is not used: such targets are what they were without it.
+
+
+class LiveTeacher(Config):
+    """A teacher that stands beside the student, because terms read weights of it, or outputs that are not stored."""
+
+    name: str
+    identity: Identity
+    model: ModelConfig
+    weights: StoredWeights | str
+    """Where they lie, or the key of the record of the training that makes them."""
 
 
 class TrainingTask(Config):
@@ -47,6 +68,10 @@ class TrainingTask(Config):
     held_out: Identity
     """Data set on which accuracy is watched; never trained on."""
     targets: Targets | None = None
+    stored_taps: tuple[LabelSetRecord, ...] = Field(default=(), exclude_if=lambda records: not records)
+    """Label sets with outputs of modules that terms read."""
+    live_teachers: tuple[LiveTeacher, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
+    """Teachers of which terms read anything else. Trainings without either have the identity they always had."""
     objective: tuple[TermConfig, ...]
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -59,6 +84,21 @@ class TrainingTask(Config):
     def identity(self) -> str:
         """Identity of the trained weights; where they go and what they are called is not part of it."""
         return identity_of("training", RECIPE, self.model_dump(mode="json", exclude={"name", "folder"}))
+
+    def modules_of(self, teacher: str) -> tuple[str, ...]:
+        """Return the modules of one teacher whose outputs terms read."""
+        return tuple(tap.module for tap in modules_read(self.objective) if tap.teacher == teacher)
+
+    def live_modules_of(self, teacher: str) -> tuple[str, ...]:
+        """Return those that are not stored."""
+        stored = {module for record in self.stored_taps if record.teacher == teacher for module in record.taps}
+        return tuple(module for module in self.modules_of(teacher) if module not in stored)
+
+    @property
+    def needs_each_teacher(self) -> bool:
+        """Whether the objective asks for what teachers say one by one, beside or in place of what is fused of them."""
+        is_blended = self.targets is not None and self.targets.weighting.changes_with_training
+        return is_blended or any(term.of is not None for term in self.objective)
 
     @property
     def prefix(self) -> str:
@@ -119,3 +159,13 @@ class ProgressRecord(Config):
     epochs: int
     loss: float
     accuracy: float
+
+
+def modules_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:
+    """Return the modules of teachers whose outputs terms read, each once."""
+    return tuple(dict.fromkeys(tap for term in objective for tap in term.teacher_modules))
+
+
+def heads_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:
+    """Return the linear layers of teachers whose weights terms read, each once."""
+    return tuple(dict.fromkeys(head for term in objective for head in term.teacher_heads))

@@ -15,15 +15,16 @@ import torch
 from ray import serve
 
 from cluster.memory import keep_freed_memory
+from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.open import open_store
+from cluster.weights import StoredWeights
 from teachers.backends.load import load_backend
 from teachers.labeller import Labeller
 from teachers.lifeline import LIFELINE_NAMESPACE
 from teachers.spec import ReplicaRange, TeacherConfig
-from teachers.weights import StoredWeights
 
 REQUESTS_PER_REPLICA = 2
 """One that is computed and one whose bytes are on their way."""

@@ -9,10 +9,13 @@ from cluster.shards.codecs.draws import draws_of
 from cluster.shards.codecs.hidden import HiddenCodec
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import HiddenConfig
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.commits import Commit
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.shared import has_shared, publish_shared, read_shared
-from teachers.backends.protocol import Backend
+from cluster.shards.taps import pack_tap, tap_shapes
+from teachers.backends.protocol import Backend, Forward
 from teachers.outputs import check_output, figures_of, statistics_of
+from teachers.reduction import reduced
 from teachers.selection import select
 
 
@@ -35,7 +38,7 @@ class Labeller:
         """Return what is selected of shard `number`, `[rows, ...]` each; `on_batch` hears how many rows are done.
 
         Raises:
-            OutputRefusedError: the logits are not finite, or not of the set's positions and classes.
+            OutputRefusedError: the logits are not finite, or not of the set's positions and classes; or a tap is not.
         """
         rows, codec = len(next(iter(arrays.values()))), record.codec
         draws = draws_of(record.identity, number, (rows, *record.positions, codec.num_draws))
@@ -49,7 +52,7 @@ class Labeller:
             if isinstance(codec, HiddenConfig) and forward.hidden is not None:
                 check(forward.hidden, shape=(*leading, codec.width), entry="channel")
             selected = select(codec, forward.logits, draws=draws[batch], hidden=forward.hidden)
-            parts.append(selected | figures_of(forward.logits))
+            parts.append(selected | figures_of(forward.logits) | _taps(record, forward, check))
             on_batch(batch.stop)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -58,7 +61,10 @@ class Labeller:
         codec = codec_of(labels.record.codec, labels.record.num_classes)
         if isinstance(codec, HiddenCodec):
             outputs = {**outputs, **self._share(labels, codec, outputs)}
-        return codec.pack(outputs)
+        num_columns = len(codec.columns())
+        return codec.pack(outputs) | {
+            column.name: outputs[column.name] for column in labels.record.columns[num_columns:]
+        }
 
     def commit(self, labels: LabelSet, number: int, outputs: Mapping[str, np.ndarray]) -> Commit:
         """Pack, encode and commit what `outputs` has returned."""
@@ -77,3 +83,13 @@ class Labeller:
                 read_shared(labels) if is_there else publish_shared(labels, codec.share(outputs, *self._backend.head()))
             )
         return self._shared[labels.identity]
+
+
+def _taps(record: LabelSetRecord, forward: Forward, check: Callable[..., None]) -> dict[str, np.ndarray]:
+    """Return the columns of what was tapped, packed at once: a shard of whole outputs may not fit into memory."""
+    columns: dict[str, np.ndarray] = {}
+    for module, shape in tap_shapes(record.taps, record.columns).items():
+        output = reduced(record.taps[module], forward.taps[module])
+        check(output, shape=(len(forward.logits), *shape), entry="value")
+        columns |= pack_tap(record.taps, module, output.cpu().numpy())
+    return columns

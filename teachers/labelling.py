@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.errors import TeacherError
 from cluster.failures import reason_of
-from cluster.shards.labelset import Commit
+from cluster.shards.commits import Commit
 from teachers.deployment import REQUESTS_PER_REPLICA, Accepted, Alive, Answer, Labelled, LabelRequest
 from teachers.shard_queue import ShardQueue
 from teachers.spec import TeacherConfig

@@ -10,7 +10,8 @@ from cluster.errors import TeacherError
 
 _LARGEST = float(np.finfo(np.float16).max)
 
-_PLURALS = {"class": "classes", "channel": "channels"}
+_PLURALS = {"class": "classes", "channel": "channels", "value": "the axes of a tap"}
+_KINDS = {"class": "logits", "channel": "hidden states", "value": "outputs of the tapped module"}
 _ENTROPY, _CONFIDENCE = "entropy", "confidence"
 
 
@@ -35,9 +36,9 @@ def check_output(
     teacher: str,
     shard: int,
     first_row: int = 0,
-    entry: Literal["class", "channel"] = "class",
+    entry: Literal["class", "channel", "value"] = "class",
 ) -> None:
-    """Refuse logits or hidden states that are not finite, do not fit into float16, or are not of `shape`.
+    """Refuse logits, hidden states or taps that are not finite, do not fit into float16, or are not of `shape`.
 
     Raises:
         OutputRefusedError: with the first row that is wrong; the batch begins with row `first_row` of the shard.
@@ -50,8 +51,7 @@ def check_output(
         row, *position, place = wrong.nonzero()[0].tolist()
         at = "".join(f", position {part}" for part in position)
         found = f"{values[(row, *position, place)].item()} for {entry} {place} in row {first_row + row}{at}"
-        kind = "logits" if entry == "class" else "hidden states"
-        raise OutputRefusedError(teacher, shard, found, f"finite {kind} of at most {_LARGEST:.0f}")
+        raise OutputRefusedError(teacher, shard, found, f"finite {_KINDS[entry]} of at most {_LARGEST:.0f}")
 
 
 def figures_of(logits: torch.Tensor) -> dict[str, np.ndarray]:

@@ -10,11 +10,11 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.protocol import ObjectStore
+from cluster.weights import StoredWeights
 from teachers.backends.load import load_backend
 from teachers.labeller import Labeller
 from teachers.outputs import statistics_of
 from teachers.spec import TeacherConfig
-from teachers.weights import StoredWeights
 
 
 @dataclass(frozen=True)

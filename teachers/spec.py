@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
-from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig
+from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, ModulePath, TapConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
@@ -66,6 +66,9 @@ class TeacherConfig(Config):
     """Names of its outputs in order; if given they have to be those of the data set."""
     labels: AnyCodecConfig = DenseConfig()
     """How its distributions are stored: every logit (`dense`), or for many classes `topk`, `sampled` or `hidden`."""
+    taps: dict[ModulePath, TapConfig] = {}
+    """Modules whose outputs for the training rows are stored beside its distributions, for terms that compare them.
+    Terms may name others too: for these the teacher runs beside the student."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Rows per forward pass."""
     replicas: Annotated[int, Field(ge=1)] | ReplicaRange = 1
@@ -93,4 +96,6 @@ class TeacherConfig(Config):
             raise ValueError("an .onnx file is a whole model: leave out `model`")
         if self.model is None and self.labels.codec == "hidden":
             raise ValueError("`labels.codec: hidden` watches a module and an .onnx file has none; expected `topk`")
+        if self.model is None and self.taps:
+            raise ValueError("`taps` name modules and an .onnx file has none; expected `model`, or no `taps`")
         return self

@@ -6,29 +6,20 @@ torch's `weights_only` is a fence, not a wall (CVE-2025-32434, CVE-2026-24747), 
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from cluster.config import Config
 from cluster.errors import TeacherError
 from cluster.identity import digest_of
-from cluster.shards.schema import Digest
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectMissingError
+from cluster.weights import StoredWeights
 
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 _ONNX_FIRST_BYTE = b"\x08"
 """The tag of `ir_version`, which every ONNX file starts with; no pickle and no archive starts with a backspace."""
 CLASSES_KEY = "coffey.classes"
-
-
-class StoredWeights(Config):
-    """Weights in the store, named by their digest: what a replica loads is what the plan saw."""
-
-    key: str
-    digest: Digest
-    num_bytes: Annotated[int, Field(ge=1)]
 
 
 class UnsafeWeightsError(TeacherError):

@@ -1,4 +1,15 @@
-"""A teacher's temperature in the store: written by whoever calibrates, read by whoever fuses."""
+"""A teacher's calibration in the store: written by whoever calibrates, read by whoever fuses.
+
+    temperature   z' = z / T
+    vector        z' = a ⊙ (z / T - mean_c(z / T)) + b        one scale a_c and one bias b_c for each class
+
+Taking the mean away changes no distribution. It makes the result independent of the constant that a teacher may add to
+all its logits, which its scales would otherwise turn into a preference for some classes.
+"""
+
+from typing import Literal
+
+import numpy as np
 
 from cluster.config import Config
 from cluster.identity import identity_of
@@ -8,9 +19,29 @@ from cluster.storage.protocol import ObjectStore
 
 RECIPE = 1
 
+Method = Literal["temperature", "vector"]
 
-class CalibrationRecord(Config):
-    """The temperature that one teacher's logits are divided by, fitted on held-out rows."""
+
+class Calibration(Config):
+    """What turns a teacher's logits into calibrated ones; by default nothing is changed."""
+
+    temperature: float = 1.0
+    scales: tuple[float, ...] = ()
+    """One for each class; empty where nothing but the temperature was fitted, and so are the biases."""
+    biases: tuple[float, ...] = ()
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return the calibrated logits, `[..., C]` like those given and of the same type."""
+        cooled: np.ndarray = logits / logits.dtype.type(self.temperature)
+        if not self.scales:
+            return cooled
+        scales, biases = (np.asarray(values, logits.dtype) for values in (self.scales, self.biases))
+        calibrated: np.ndarray = (cooled - cooled.mean(axis=-1, keepdims=True)) * scales + biases
+        return calibrated
+
+
+class CalibrationRecord(Calibration):
+    """The calibration of one teacher, fitted on held-out rows."""
 
     teacher: str
     temperature: float
@@ -21,12 +52,14 @@ class CalibrationRecord(Config):
     nll_after: float
 
 
-def calibration_key(held_out_labels: LabelSetRecord) -> str:
-    """Return the key of the temperature that follows from a teacher's labels of the held-out rows."""
-    identity = identity_of("calibration", RECIPE, {"labels": held_out_labels.identity})
-    return f"calibrations/{held_out_labels.teacher}-{identity}.json"
+def calibration_key(held_out_labels: LabelSetRecord, method: Method = "temperature") -> str:
+    """Return the key of the calibration that follows from a teacher's labels of the held-out rows."""
+    facts: dict[str, object] = {"labels": held_out_labels.identity}
+    if method != "temperature":
+        facts["method"] = method
+    return f"calibrations/{held_out_labels.teacher}-{identity_of('calibration', RECIPE, facts)}.json"
 
 
-def temperature_of(store: ObjectStore, key: str | None) -> float:
-    """Return the temperature in the record at `key`; 1 where nothing is calibrated and there is no key."""
-    return 1.0 if key is None else read_record(store, key, CalibrationRecord).temperature
+def calibration_of(store: ObjectStore, key: str | None) -> Calibration:
+    """Return the calibration in the record at `key`; one that changes nothing where there is no key."""
+    return Calibration() if key is None else read_record(store, key, CalibrationRecord)

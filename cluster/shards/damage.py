@@ -4,8 +4,9 @@ import numpy as np
 
 from cluster.config import Config
 from cluster.errors import DataError
+from cluster.shards.commits import Commit
 from cluster.shards.dataset import DatasetRecord, dataset_key
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 

@@ -18,11 +18,12 @@ from pydantic import FailFast, Field
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of, identity_of
-from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig
+from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, ModulePath, TapConfig
+from cluster.shards.commits import Commit, ForeignLabelsError, Manifest
 from cluster.shards.compression import Compression
 from cluster.shards.encoding import decode_shard, encode_shard
 from cluster.shards.records import BadRecordError, overwrite_record, publish_record, read_record
-from cluster.shards.schema import Column, Digest, Identity, columns_of
+from cluster.shards.schema import Column, Identity, columns_of
 from cluster.shards.verified import Fetch, fetch_verified
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
@@ -49,7 +50,13 @@ class LabelSetRecord(Config):
     """How the columns hold the teacher's distributions."""
     num_classes: Annotated[int, Field(ge=1)] = Field(default_factory=_last_axis)
     """Length of a distribution; by default that of the first column's last axis."""
+    taps: dict[ModulePath, TapConfig] = Field(default={}, exclude_if=lambda taps: not taps)
+    """Modules of the teacher whose outputs are stored too. Sets without any have the identity they always had."""
     compression: Compression = "none"
+
+    def __hash__(self) -> int:
+        # A mapping has no hash; records that are equal agree in these.
+        return hash((self.teacher, self.teacher_identity, self.dataset))
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -65,46 +72,6 @@ class LabelSetRecord(Config):
     def prefix(self) -> str:
         """Where the set lies in the store."""
         return f"labels/{self.dataset}/{self.teacher}-{self.identity}"
-
-
-class Commit(Config):
-    """The record that makes one label shard exist."""
-
-    version: Annotated[int, Field(ge=1, le=1)] = 1
-    labelset: Identity
-    number: Annotated[int, Field(ge=0)]
-    rows: Annotated[int, Field(ge=1)]
-    num_bytes: Annotated[int, Field(ge=1)]
-    digest: Digest
-    columns: Annotated[tuple[Column, ...], FailFast()]
-    statistics: Annotated[dict[str, float], Field(max_length=64)] = {}
-
-
-class Manifest(Config):
-    """The seal: every commit of a complete set in one record."""
-
-    version: Annotated[int, Field(ge=1, le=1)] = 1
-    labelset: Identity
-    commits: Annotated[tuple[Commit, ...], FailFast()]
-
-    @property
-    def rows(self) -> int:
-        """Rows in all shards."""
-        return sum(commit.rows for commit in self.commits)
-
-
-class ForeignLabelsError(DataError):
-    """Labels that belong to another teacher, or another data set, lie where ours should."""
-
-    def __init__(self, where: str, found: str, expected: str) -> None:
-        super().__init__(where, found, expected)
-        self.where, self.found, self.expected = where, found, expected
-
-    def __str__(self) -> str:
-        return (
-            f"{self.where}: these labels belong to {self.found}, expected {self.expected}. They were copied or moved "
-            "there. Remove the directory and run the job again: the teacher labels anew."
-        )
 
 
 class LabelSet:

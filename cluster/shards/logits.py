@@ -4,6 +4,8 @@ import numpy as np
 
 from cluster.shards.codecs.codec import Arrays, TemperatureNotServedError
 from cluster.shards.codecs.open import codec_of
+from cluster.shards.codecs.sparse import SparseLabels
+from cluster.shards.codecs.topk import TopKCodec
 from cluster.shards.labelset import LabelSet
 from cluster.shards.shared import read_shared
 
@@ -20,6 +22,11 @@ class LogitsReader:
         """Return the logits of a committed shard; as `decode`."""
         return self.decode(self.labels.read(number), temperature=temperature)
 
+    def columns(self, number: int) -> dict[str, np.ndarray]:
+        """Return the columns of a committed shard that hold its distributions, for `decode`."""
+        arrays = self.labels.read(number)
+        return {column.name: arrays[column.name] for column in self._codec.columns()}
+
     def decode(self, arrays: Arrays, *, temperature: float = 1.0) -> np.ndarray:
         """Return float32 `[rows, *positions, classes]` whose softmax at `temperature` is the stored distribution there.
 
@@ -29,11 +36,20 @@ class LogitsReader:
         Raises:
             TemperatureNotServedError: the labels do not hold the distribution at `temperature`.
         """
+        self._check_serves(temperature)
+        if self._shared is None:
+            self._shared = read_shared(self.labels)
+        return self._codec.logits({**arrays, **self._shared}, temperature=temperature)
+
+    def decode_sparse(self, arrays: Arrays, *, temperature: float = 1.0) -> SparseLabels:
+        """Return what labels of the codec `topk` hold of the distribution at `temperature`, and raise as `decode`."""
+        self._check_serves(temperature)
+        assert isinstance(self._codec, TopKCodec), "a plan asks no other codec"  # noqa: S101
+        return self._codec.decode(arrays, temperature=temperature)
+
+    def _check_serves(self, temperature: float) -> None:
         record = self.labels.record
         if not record.codec.serves(temperature):
             assert record.codec.served is not None  # noqa: S101 - a codec without a list serves all
             where = f"{self.labels.store.uri}/{record.prefix}"
             raise TemperatureNotServedError(where, record.codec.codec, temperature, record.codec.served)
-        if self._shared is None:
-            self._shared = read_shared(self.labels)
-        return self._codec.logits({**arrays, **self._shared}, temperature=temperature)

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from cluster.errors import EnvironmentFailure
 from cluster.identity import canonical_json
+from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import Commit, LabelSet
+from cluster.shards.labelset import LabelSet
 from cluster.shards.schema import LABEL, ROW
 from cluster.shards.shared import read_shared
 

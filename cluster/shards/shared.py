@@ -14,8 +14,9 @@ from cluster.errors import DataError
 from cluster.identity import digest_of
 from cluster.shards.codecs.codec import Arrays
 from cluster.shards.codecs.open import codec_of
+from cluster.shards.commits import ForeignLabelsError
 from cluster.shards.encoding import decode_shard, encode_shard
-from cluster.shards.labelset import ForeignLabelsError, LabelSet
+from cluster.shards.labelset import LabelSet
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Column, Digest, Identity, columns_of
 from cluster.shards.verified import fetch_verified

@@ -75,6 +75,7 @@ def _print_plan(planned: "Plan") -> None:
     print("Nothing is left to do." if not left else f"{left} of {len(planned.steps)} steps are left.")
     when = "while labels still arrive" if planned.pipelined else "when all labels are there"
     print(f"Training starts {when}: {planned.pipelined_because}")
+    print(f"Teachers are fused {planned.fused}: {planned.fused_because}")
 
 
 def _rows(step: "PlannedStep") -> str:

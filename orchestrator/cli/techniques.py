@@ -1,4 +1,4 @@
-"""`techniques`: what an objective may be made of."""
+"""`techniques`: what an objective, and the fusion of several teachers, may be made of."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ def print_techniques(
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print formulas and options as a page.")] = False,
 ) -> None:
-    """List the terms that an objective may have."""
+    """List the terms that an objective may have, and the ways to weigh teachers."""
     from orchestrator import techniques
 
     found = techniques.techniques()
@@ -21,4 +21,6 @@ def print_techniques(
     elif as_markdown:
         print(techniques.as_markdown(found), end="")
     else:
-        print_table(("term", "family", "what it does"), ((it.name, it.family, it.summary) for it in found))
+        print_table(
+            ("name", "kind", "family", "what it does"), ((it.name, it.kind, it.family, it.summary) for it in found)
+        )

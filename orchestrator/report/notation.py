@@ -18,6 +18,12 @@ def decimals(value: float) -> str:
     return f"{value:.3f}"
 
 
+def change(difference: float, digits: int) -> str:
+    """Return by how much something is more or less: `+0.20`, `-0.013`, and `0.00` where it is neither."""
+    written = f"{difference:+.{digits}f}"
+    return written[1:] if float(written) == 0 else written
+
+
 def count(number: int | None) -> str:
     """Return a number of things: `102,410`, or a dash where it is not known."""
     return _UNKNOWN if number is None else f"{number:,}"

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from orchestrator.report.charts import curves_chart, reliability_chart
 from orchestrator.report.groups import CurveGroup, ModelGroup, curve_groups, model_groups
-from orchestrator.report.notation import count, decimals, duration, percent, points, rate, size
+from orchestrator.report.notation import change, count, decimals, duration, percent, points, rate, size
 from orchestrator.report.record import CalibrationResult, Report
 from orchestrator.report.samples import MOST_CLASSES, cards
 from orchestrator.report.verdict import verdict
@@ -39,7 +39,8 @@ def render_page(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {write.__name__: write for write in (count, decimals, duration, percent, points, rate, size)}
+    written = (change, count, decimals, duration, percent, points, rate, size)
+    environment.filters |= {write.__name__: write for write in written}
     environment.globals |= {"points": points, "decimals": decimals}
     groups = model_groups(report)
     return environment.get_template("page.html.jinja").render(
@@ -47,6 +48,7 @@ def render_page(report: Report) -> str:
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704, our own file
         verdict=verdict(report),
         groups=groups,
+        ensemble=next((group for group in groups if group.role == "ensemble"), None),
         scale=_scale(groups),
         curves=_curves(curve_groups(report)),
         reliability=_reliability(report),

@@ -5,22 +5,37 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.config import Config
+from cluster.shards.calibration import Method
 from students.reliability import ReliabilityBin, Share
 
 Role = Literal["teacher", "ensemble", "baseline", "student"]
 
 
 class CalibrationResult(Config):
-    """One teacher before and after its temperature, on the test rows; the temperature comes from the held-out rows."""
+    """One teacher before and after its calibration, on the test rows; the calibration comes from the held-out rows."""
 
     teacher: str
     temperature: float
+    method: Method = "temperature"
+    """`vector` where a scale and a bias for each class were fitted too."""
     ece_before: Share
     ece_after: Share
     nll_before: float
     nll_after: float
     bins_before: tuple[ReliabilityBin, ...]
     bins_after: tuple[ReliabilityBin, ...]
+
+
+class Contribution(Config):
+    """The ensemble on the test rows without one of its teachers, combined anew from the others."""
+
+    teacher: str
+    share: Share | None
+    """The teacher's part of all weights; 0 if it was left out, None where a table takes the place of weights, or
+    these differ from row to row."""
+    accuracy: Share
+    nll: float
+    """Mean negative log-likelihood of the true class, nats."""
 
 
 class ModelResult(Config):
@@ -39,7 +54,7 @@ class ModelResult(Config):
     num_bytes: int
     """Bytes of the weights in the store."""
     latency_ms: float
-    """Median time of one row through the model, one thread; for the ensemble the sum of its teachers."""
+    """Median time of one row through the model, one thread; for the ensemble the sum of the teachers it uses."""
     epochs: int | None = None
     """Length of training; for a baseline the candidate that did best on the held-out rows."""
 
@@ -122,7 +137,7 @@ class Summary(Config):
     gap_recovered: float | None
     """(student - baseline) / (ensemble - baseline); None where the ensemble is not better than the baseline."""
     compression: float | None
-    """Parameters of all teachers over those of the student."""
+    """Parameters of the teachers that the ensemble uses over those of the student."""
     teachers_lead: float | None
     """Accuracy of the ensemble minus that of the baseline on the held-out rows."""
     teachers_lead_stderr: float | None
@@ -148,6 +163,7 @@ class Report(Config):
     data: DataSummary
     models: tuple[ModelResult, ...]
     calibrations: tuple[CalibrationResult, ...]
+    contributions: tuple[Contribution, ...] = ()
     agreements: tuple[Agreement, ...]
     curves: tuple[Curve, ...]
     steps: tuple[StepResult, ...]

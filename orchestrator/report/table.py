@@ -35,6 +35,15 @@ def model_table(report: Report) -> Table:
     return table
 
 
+def contribution_table(report: Report) -> Table:
+    """Return one row per teacher: the ensemble on the test rows without it."""
+    table = _table("the ensemble", "accuracy %", "NLL", "share %")
+    for without in report.contributions:
+        share = count(None) if without.share is None else points(without.share)
+        table.add_row(_plain(f"without {without.teacher}"), points(without.accuracy), decimals(without.nll), share)
+    return table
+
+
 def step_table(report: Report) -> Table:
     """Return one row per step: what was done and what it took."""
     table = _table("step", "outcome", "time", "rows", "rows/s")
@@ -45,8 +54,9 @@ def step_table(report: Report) -> Table:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print both tables, the verdict and the warnings."""
-    for table in (model_table(report), step_table(report)):
+    """Print the tables, the verdict and the warnings."""
+    adds = [contribution_table(report)] if report.contributions else []
+    for table in (model_table(report), *adds, step_table(report)):
         console.print(_Whole(table), crop=False)
         console.print()
     console.print(_totals(report), style="dim", highlight=False)

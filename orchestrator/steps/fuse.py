@@ -3,16 +3,17 @@
 import ray
 import torch
 
-from cluster.shards.calibration import temperature_of
 from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.storage.open import open_store
+from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from students.fusion import fuse
+from students.blend import fuse_rows, names_of
+from students.ensembles.ensemble import Ensemble
 from students.task import Targets
 from teachers.outputs import figures_of, statistics_of
 
@@ -32,21 +33,22 @@ def fuse_labels(context: RunContext) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _fuse(store_uri: str, record: LabelSetRecord, targets: Targets) -> int:
-    """Fuse every shard that is not committed, seal, and return the rows that were computed."""
     torch.set_num_threads(1)
-    store = open_store(store_uri)
+    return write_fused(open_store(store_uri), record, targets)
+
+
+def write_fused(store: ObjectStore, record: LabelSetRecord, targets: Targets) -> int:
+    """Fuse every shard that is not committed, seal, and return the rows that were computed."""
     labels = LabelSet.create(store, record)
-    teachers = [LogitsReader(LabelSet(store, part.labels)) for part in targets.parts]
-    temperatures = [temperature_of(store, part.calibration) for part in targets.parts]
-    num_shards = len(Dataset.open(store, record.dataset).record.shards)
+    ensemble = Ensemble.open(store, targets)
+    teachers = [LogitsReader(LabelSet(store, part.labels)) for part in ensemble.used(targets.parts)]
+    names = ensemble.used(names_of(targets))
+    dataset = Dataset.open(store, record.dataset)
+    num_shards = len(dataset.record.shards)
     codec, rows = codec_of(record.codec, record.num_classes), 0
     for number in sorted(set(range(num_shards)) - labels.committed_numbers()):
-        fused = fuse(
-            [torch.from_numpy(teacher.read(number)) for teacher in teachers],
-            combine=targets.combine,
-            weights=[part.weight for part in targets.parts],
-            temperatures=temperatures,
-        )
+        log_probs_KNC = ensemble.calibrated([teacher.read(number) for teacher in teachers])
+        fused = fuse_rows(ensemble, targets.weighting, names, log_probs_KNC, dataset.read(number))
         body = labels.encode(codec.pack({LOGITS: fused.numpy()}))
         labels.commit(number, body, rows=len(fused), statistics=statistics_of(figures_of(fused)))
         rows += len(fused)

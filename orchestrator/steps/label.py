@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 from ray.serve.handle import DeploymentHandle
 
-from cluster.identity import digest_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from orchestrator.context import RunContext
 from orchestrator.plan import PlannedStep
 from orchestrator.resolve import ResolvedTeacher
-from orchestrator.weights import weights_of
+from orchestrator.weights import put_weights, weights_of
 from students.batches import epoch_order
 from teachers.deployment import LabelRequest, ReplicaSetup
 from teachers.labelling import LabellingEvent, ReplicaReplaced, ShardFailed, ShardLabelled, label_shards
-from teachers.weights import WeightsChangedError, read_weights
 
 
 class Labelling:
@@ -51,14 +49,8 @@ class Labelling:
         """Write what replicas need into the store: descriptions of the label sets, and the weights."""
         for record in self.teacher.label_sets:
             LabelSet.create(self._context.store, record)
-        given, store = self.teacher.given, self._context.store
-        if given is not None and not store.exists(given.key):
-            assert self.teacher.config.weights is not None  # noqa: S101 - that is what `given` means
-            body = read_weights(self.teacher.config.weights)
-            if digest_of(body) != given.digest:
-                raise WeightsChangedError(self.teacher.config.weights)
-            store.put(given.key, body)
-        return ReplicaSetup(store.uri, self.teacher.config, weights_of(store, self.teacher))
+        put_weights(self._context.store, self.teacher)
+        return ReplicaSetup(self._context.store.uri, self.teacher.config, weights_of(self._context.store, self.teacher))
 
     def seal_complete(self) -> None:
         """Seal every set of which no shard is missing."""

@@ -9,6 +9,7 @@ from cluster.shards.records import read_record
 from orchestrator.context import RunContext
 from orchestrator.plan import PlannedStep
 from orchestrator.steps.fit import progress_note
+from orchestrator.weights import put_weights
 from students.task import Execution, TrainedRecord
 from students.together import train_together
 
@@ -35,6 +36,7 @@ class Training:
             return
         store, started_s = self._context.store, time.monotonic()
         missing = [task for task in self._context.job.students if not store.exists(task.record_key)]
+        self._put_live_weights()
         self._context.started(self.planned)
         # A daemon: if labelling fails, this process must be able to end while Ray Train still waits for labels.
         threading.Thread(target=self._work, name="training", daemon=True).start()
@@ -44,6 +46,13 @@ class Training:
         self._outcome.result()
         rows = sum(read_record(store, task.record_key, TrainedRecord).rows for task in missing)
         self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=rows)
+
+    def _put_live_weights(self) -> None:
+        """See to the weights of teachers that stand beside the student, which may all have labelled elsewhere."""
+        job = self._context.job
+        live = {teacher.name for teacher in job.students[0].live_teachers}
+        for teacher in (teacher for teacher in job.teachers if teacher.config.name in live):
+            put_weights(self._context.store, teacher)
 
     def _work(self) -> None:
         job = self._context.job

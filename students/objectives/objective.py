@@ -1,13 +1,18 @@
 """The weighted sum of terms that a student minimises."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from students.objectives.schedules import at
-from students.objectives.term import BatchTerm, RowTerm, Term, TermInputs
+from students.objectives.sparse_target import SparseTarget
+from students.objectives.term import BatchTerm, RowTerm, Shapes, TeacherTap, Term, TermInputs
+
+_UNKNOWN = Shapes()
 
 
 @dataclass(frozen=True)
@@ -18,16 +23,43 @@ class Batch:
     """float32 `[N, *shape]`."""
     labels_N: torch.Tensor
     """int64; `NO_LABEL` where there is none."""
-    target_logits_NC: torch.Tensor | None
+    target_logits_NC: torch.Tensor | None = None
     """float32, from the teachers; None when nobody teaches."""
+    rows_N: torch.Tensor | None = None
+    """int64; the number of each row in the data set."""
+    teacher_taps: Mapping[TeacherTap, torch.Tensor] = field(default_factory=dict)
+    """float32 `[N, ...]`; outputs of modules of teachers."""
+    sparse: SparseTarget | None = None
+    """What one teacher's labels store, for terms that read it so."""
+    teacher_logits: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """float32 `[N, C]` for each teacher, calibrated, where an objective asks for more than what is fused of them."""
+    teacher_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """float32 `[N, *shape]`, by name; for teachers that run beside the student."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def part(self, rows: slice) -> "Batch":
         """Return some of the rows."""
-        targets = None if self.target_logits_NC is None else self.target_logits_NC[rows]
-        return Batch(self.inputs[rows], self.labels_N[rows], targets)
+        return Batch(
+            self.inputs[rows],
+            self.labels_N[rows],
+            None if self.target_logits_NC is None else self.target_logits_NC[rows],
+            None if self.rows_N is None else self.rows_N[rows],
+            {tap: output[rows] for tap, output in self.teacher_taps.items()},
+            sparse=None if self.sparse is None else self.sparse.part(rows),
+            teacher_logits={teacher: logits_NC[rows] for teacher, logits_NC in self.teacher_logits.items()},
+            teacher_inputs={teacher: inputs[rows] for teacher, inputs in self.teacher_inputs.items()},
+        )
+
+
+class Blend(Protocol):
+    """Fuses the teachers anew at every step."""
+
+    def __call__(
+        self, student_logits_NC: torch.Tensor, batch: Batch, *, global_rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the target `[N, C]`, a constant, and this worker's contribution to the loss by which it learns."""
 
 
 class Objective(nn.Module):
@@ -43,31 +75,74 @@ class Objective(nn.Module):
         terms: Sequence[Term],
         *,
         labelled_share: float,
+        shapes: Shapes = _UNKNOWN,
+        heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = MappingProxyType({}),
         gather: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
         world_size: int = 1,
+        blend: Blend | None = None,
     ) -> None:
-        """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own."""
+        """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own.
+
+        `heads` are weight and bias of linear layers of teachers, on the device on which losses are computed. `blend`
+        fuses the teachers, where they are not fused before; what it learns is saved with the rest.
+        """
         super().__init__()
-        self._terms, self._labelled_share = terms, labelled_share
+        self.blend = blend
+        self._terms, self._labelled_share, self._heads = terms, labelled_share, heads
         self._gather, self._world_size = gather or (lambda rows: rows), world_size
         # A place without a state holds an empty module, so that states keep their places.
-        self.states = nn.ModuleList([term.build() or nn.Module() for term in terms])
+        self.states = nn.ModuleList([term.build(shapes) or nn.Module() for term in terms])
+        for term, state in zip(terms, self.states, strict=True):
+            if isinstance(term, BatchTerm):
+                self._share_gradients(state)
+
+    def _share_gradients(self, state: nn.Module) -> None:
+        """Count a worker's share of each gradient: every worker computes the whole, and they are summed."""
+        for parameter in state.parameters():
+            parameter.register_hook(lambda gradient: gradient / self._world_size)
 
     def forward(
-        self, logits_NC: torch.Tensor, batch: Batch, *, global_rows: int, progress: float = 0.0
+        self,
+        logits_NC: torch.Tensor,
+        batch: Batch,
+        *,
+        global_rows: int,
+        progress: float = 0.0,
+        student_taps: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch of `global_rows` rows; a scalar.
 
-        `progress` is the share of the training's steps that are taken.
+        `progress` is the share of the training's steps that are taken; `student_taps` has the outputs of the student's
+        modules that terms read, float32 `[N, ...]`.
         """
-        seen = TermInputs(logits_NC, batch.labels_N, batch.target_logits_NC, progress)
-        parts = []
+        parts, target_NC = [], batch.target_logits_NC
+        if self.blend is not None:
+            target_NC, learnt = self.blend(logits_NC.detach(), batch, global_rows=global_rows)
+            parts.append(learnt)
+        seen = TermInputs(
+            logits_NC,
+            batch.labels_N,
+            target_NC,
+            rows_N=batch.rows_N,
+            student_taps=student_taps,
+            teacher_taps=batch.teacher_taps,
+            sparse=batch.sparse,
+            progress=progress,
+        )
         for term, state in zip(self._terms, self.states, strict=True):
-            loss = self._contribution(term, replace(seen, state=state), global_rows)
+            read_NC = target_NC if term.of is None else batch.teacher_logits[term.of]
+            own = replace(seen, target_logits_NC=read_NC, state=state)
+            loss = self._contribution(term, own, global_rows)
             parts.append(at(term.weight, progress) * loss)
         return torch.stack(parts).sum()
 
     def _contribution(self, term: Term, seen: TermInputs, global_rows: int) -> torch.Tensor:
+        seen = replace(
+            seen,
+            student_taps={module: seen.student_taps[module] for module in term.student_modules},
+            teacher_taps={tap: seen.teacher_taps[tap] for tap in term.teacher_modules},
+            heads={head: self._heads[head] for head in term.teacher_heads},
+        )
         match term:
             case RowTerm():
                 expected = max(self._labelled_share, 1e-12) if "labels" in term.reads else 1.0
@@ -87,4 +162,8 @@ class Objective(nn.Module):
             student_logits_NC=self._gather(seen.student_logits_NC),
             labels_N=self._gather(seen.labels_N),
             target_logits_NC=None if target is None else self._gather(target),
+            rows_N=None if seen.rows_N is None else self._gather(seen.rows_N),
+            student_taps={module: self._gather(output) for module, output in seen.student_taps.items()},
+            teacher_taps={tap: self._gather(output) for tap, output in seen.teacher_taps.items()},
+            sparse=None,
         )

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from students.objectives.kl import kl_rows
 from students.objectives.schedules import Temperature, at
-from students.objectives.term import BatchTerm, TermInputs
+from students.objectives.term import BatchTerm, Shapes, TermInputs
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class TAIDTerm(BatchTerm):
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the moving average."""
 
-    def build(self) -> "nn.Module":
+    def build(self, shapes: Shapes) -> "nn.Module":
         """Return t, the moving average and the last loss, as buffers."""
         import torch
         from torch import nn

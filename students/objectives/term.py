@@ -7,20 +7,48 @@ Legend: N rows of a batch, C classes.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
 
 from cluster.config import Config
+from cluster.shards.codecs.spec import ModulePath as ModulePath  # noqa: PLC0414 - terms find it here
 from students.objectives.schedules import Schedule, Weight
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Input = Literal["target", "labels"]
-"""`target`: the fused teachers; `labels`: class indices, where a row has one."""
+    from students.objectives.sparse_target import SparseTarget
 
-Family = Literal["response-based", "self", "supervised"]
+Input = Literal["target", "labels", "taps", "sparse"]
+"""`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules; `sparse`: one
+teacher as it is stored, some classes and the mass of the others."""
+
+Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
+
+
+class TeacherTap(NamedTuple):
+    """The output of one module of one teacher."""
+
+    teacher: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a term may know when it builds what it learns."""
+
+    num_rows: int = 0
+    """Rows of the data set."""
+    num_classes: int = 0
+    student_taps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of one row, for each module of the student that the term names."""
+    teacher_taps: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
+    heads: Mapping[TeacherTap, tuple[int, ...]] = field(default_factory=dict)
+    """`[C, D]` of the weights of each linear layer that the term names."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +59,17 @@ class TermInputs:
     labels_N: "torch.Tensor"
     """int64; `NO_LABEL` where there is none."""
     target_logits_NC: "torch.Tensor | None" = None
-    """The teachers, calibrated and fused."""
+    """The teachers, calibrated and fused, or the one that the term is `of`."""
+    rows_N: "torch.Tensor | None" = None
+    """int64; the number of each row in the data set."""
+    student_taps: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
+    """Outputs of the student's modules that the term names, float32 `[N, ...]`."""
+    teacher_taps: "Mapping[TeacherTap, torch.Tensor]" = field(default_factory=dict)
+    """The same of teachers; without gradient."""
+    heads: "Mapping[TeacherTap, tuple[torch.Tensor, torch.Tensor]]" = field(default_factory=dict)
+    """Weight `[C, D]` and bias `[C]` of the linear layers of teachers that the term names; without gradient."""
+    sparse: "SparseTarget | None" = None
+    """The one teacher, at the temperature of the term; None for a `BatchTerm`."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -51,9 +89,16 @@ class Term(Config):
     reads: ClassVar[frozenset[Input]] = frozenset({"target"})
     needs_every_class: ClassVar[bool] = False
     """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
+    needs_rows: ClassVar[bool] = False
+    """Whether it keeps something for each row of the data set, and so has to know which rows it sees."""
 
     weight: Weight = 1.0
     """Share of the term in the sum: a number, or a schedule of numbers."""
+    # What was trained before a term could name a teacher keeps its identity.
+    of: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")] | None = Field(
+        default=None, exclude_if=lambda of: of is None
+    )
+    """The one teacher that it reads, by name; by default all of them, fused."""
 
     @property
     def target_temperature(self) -> float | None:
@@ -61,7 +106,29 @@ class Term(Config):
         temperature = getattr(self, "temperature", 1.0)
         return None if isinstance(temperature, Schedule) else temperature
 
-    def build(self) -> "nn.Module | None":
+    @property
+    def student_modules(self) -> tuple[str, ...]:
+        """Modules of the student whose outputs it reads."""
+        return ()
+
+    @property
+    def teacher_modules(self) -> tuple[TeacherTap, ...]:
+        """Modules of teachers whose outputs it reads."""
+        return ()
+
+    @property
+    def teacher_heads(self) -> tuple[TeacherTap, ...]:
+        """Linear layers of teachers whose weights it reads."""
+        return ()
+
+    def misfit(self, shapes: Shapes) -> str | None:
+        """Return why outputs of these shapes cannot be compared, if they cannot.
+
+        It is asked before any work is done, when the number of rows is not known yet.
+        """
+        return None
+
+    def build(self, shapes: Shapes) -> "nn.Module | None":
         """Return what the term learns or remembers; it is saved with the student, and never exported."""
         return None
 
@@ -75,11 +142,7 @@ class RowTerm(Term):
 
 
 class BatchTerm(Term):
-    """A term about relations among the rows of a batch: it sees the global batch of all workers.
-
-    What it builds may hold buffers, and no parameters: every worker would compute their whole gradient, and gradients
-    are summed over the workers.
-    """
+    """A term about relations among the rows of a batch: it sees the global batch of all workers."""
 
     @abstractmethod
     def loss(self, seen: TermInputs) -> "torch.Tensor":

@@ -4,11 +4,11 @@ from cluster.models import ModelConfig
 from cluster.shards.codecs.spec import HiddenConfig
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
+from cluster.weights import StoredWeights
 from teachers.backends.module import ModuleBackend
 from teachers.backends.onnx import OnnxBackend
 from teachers.backends.protocol import Backend
 from teachers.spec import ResourceConfig, TeacherConfig
-from teachers.weights import StoredWeights
 
 
 def load_backend(store: ObjectStore, config: TeacherConfig, weights: StoredWeights, *, on: ResourceConfig) -> Backend:
@@ -19,4 +19,4 @@ def load_backend(store: ObjectStore, config: TeacherConfig, weights: StoredWeigh
         return OnnxBackend(config.inputs, body, num_threads=on.num_threads, on_gpu=on.gpu > 0, where=where)
     model = ModelConfig(factory=config.model, arguments=config.arguments, inputs=config.inputs)
     head = (config.labels.head, config.labels.width) if isinstance(config.labels, HiddenConfig) else None
-    return ModuleBackend(model, body, on_gpu=on.gpu > 0, where=where, head=head)
+    return ModuleBackend(model, body, on_gpu=on.gpu > 0, where=where, head=head, taps=config.taps)

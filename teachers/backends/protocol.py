@@ -1,7 +1,7 @@
 """The one thing that labelling knows about a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ class Forward:
     """float32 `[rows, *positions, classes]`."""
     hidden: torch.Tensor | None = None
     """Input of the head `[rows, *positions, width]`, if one is watched."""
+    taps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Outputs of the modules that are tapped, float32 `[rows, ...]`."""
 
 
 class Backend(Protocol):

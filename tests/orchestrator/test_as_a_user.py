@@ -17,6 +17,7 @@ from orchestrator.load import dump_spec
 from orchestrator.resolve import resolve
 from orchestrator.spec import JobSpec
 from tests.fixtures import small_jobs
+from tests.fixtures.ray_head import RayHead
 from tests.fixtures.s3_servers import S3Bucket
 
 COFFEY = str(Path(sys.executable).with_name("coffey"))
@@ -124,8 +125,8 @@ class TestBadInput:
 
     @pytest.mark.ray
     @pytest.mark.timeout(600)
-    def test_labels_from_another_teacher_and_a_corrupted_shard(self, tmp_path: Path) -> None:
-        job, spec = write_job(tmp_path)
+    def test_labels_from_another_teacher_and_a_corrupted_shard(self, tmp_path: Path, ray_head: RayHead) -> None:
+        job, spec = write_job(tmp_path, cluster={"address": ray_head.address}, baseline=None)
         first = coffey("run", str(job), "--json")
         assert first.returncode == 0, first.stderr
         mine, other = (Path(spec.store, teacher.train.prefix) for teacher in resolve(spec).teachers)

@@ -33,7 +33,7 @@ OPTIMIZER = {
 }
 INPUTS = {"column": "image", "scale": 0.5, "mean": 0.1, "std": 0.3, "shape": [1, 8, 8]}
 
-# Every key of every model appears here at least once, except that of the codec `sampled`.
+# Every key of every model appears here at least once, except that of the codec `sampled` and of other weightings.
 FULL: dict[str, Any] = {
     "name": "full",
     "store": "./store",
@@ -58,6 +58,7 @@ FULL: dict[str, Any] = {
             "fit": {"epochs": 3, "batch_size": 16, "optimizer": OPTIMIZER, "label_smoothing": 0.1, "seed": 2},
             "inputs": INPUTS,
             "classes": ["no", "yes"],
+            "taps": {"layer.2": {"pool": 2, "project": 8, "values": "int8"}},
             "batch_size": 32,
             "replicas": {"min": 1, "max": 2},
             "resources": {"cpu": 0.5, "gpu": 0.5},
@@ -76,10 +77,18 @@ FULL: dict[str, Any] = {
             "labels": {"codec": "hidden", "head": "last", "width": 8},
         },
     ],
-    "fusion": {"combine": "mean_logit", "weights": {"wide": 2.0}, "calibrate": False, "when": "write"},
+    "fusion": {
+        "combine": "mean_logit",
+        "weights": {"wide": 2.0},
+        "weighting": {"method": "gradient", "cap": 0.5, "temperature": 1.0},
+        "select": "all",
+        "select_by": "accuracy",
+        "calibrate": False,
+        "when": "read",
+    },
     "student": {"name": "small", "model": "models:Small", "arguments": {"width": 1}, "inputs": INPUTS},
     "objective": [
-        {"term": "kl", "temperature": 1.0, "weight": 0.5},
+        {"term": "kl", "temperature": 1.0, "weight": 0.5, "of": "inner"},
         {
             "term": "cross_entropy",
             "weight": {"schedule": "cosine", "start": 4.0, "end": 1.0, "begin": 0.1, "finish": 0.9},
@@ -92,6 +101,28 @@ FULL: dict[str, Any] = {
         {"term": "skew_kl", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "reverse": True},
         {"term": "taid", "weight": 0.1, "temperature": 1.0, "start": 0.5, "alpha": 0.1, "beta": 0.5},
         {"term": "teacher_free", "weight": 0.1, "temperature": 2.0, "correct": 0.9},
+        {"term": "attention", "weight": 0.1, "student": "a", "teacher": "wide:a", "variant": "code"},
+        {
+            "term": "fsp",
+            "weight": 0.1,
+            "student": "a",
+            "student_end": "b",
+            "teacher": "wide:a",
+            "teacher_end": "wide:b",
+        },
+        {"term": "srrl", "weight": 0.1, "student": "pool", "teacher": "wide:pool", "head": "wide:fc"},
+        {"term": "vid", "weight": 0.1, "student": "a", "teacher": "wide:a", "first_variance": 1.0},
+        {"term": "cc", "weight": 0.1, "student": "a", "teacher": "wide:a", "gamma": 0.5, "order": 3},
+        {
+            "term": "crd",
+            "weight": 0.1,
+            "student": "a",
+            "teacher": "wide:a",
+            "width": 64,
+            "negatives": 100,
+            "temperature": 0.1,
+            "momentum": 0.9,
+        },
     ],
     "train": {
         "epochs": 2,
@@ -164,7 +195,7 @@ def text_of(lines: Sequence[Line]) -> str:
 
 
 FULL_LINES = list(lines_of(FULL))
-FREE_KEYS = {"arguments", "weights"}  # whose own keys the user makes up
+FREE_KEYS = {"arguments", "weights", "taps"}  # whose own keys the user makes up
 MODEL_KEYS = [index for index, line in enumerate(FULL_LINES) if len(line.path) == 1 or line.path[-2] not in FREE_KEYS]
 
 
@@ -212,8 +243,8 @@ class TestTypos:
     def test_the_full_spec_holds_every_key_of_every_model(self) -> None:
         schema = JobSpec.model_json_schema()
         known = {key for model in [schema, *schema["$defs"].values()] for key in model.get("properties", ())}
-        # Drawn labels serve few of the other terms, so that no spec can have them all.
-        assert {FULL_LINES[index].key for index in MODEL_KEYS} | {"draws"} == known
+        # Drawn labels serve few other terms, sparse terms one teacher, and there is one weighting: no spec has all.
+        assert {FULL_LINES[index].key for index in MODEL_KEYS} | {"draws", "tail", "routes", "sees"} == known
 
     def test_the_full_spec_loads_as_it_is_written(self) -> None:
         assert parse_spec(text_of(FULL_LINES), "job.yaml") == JobSpec.model_validate(FULL)

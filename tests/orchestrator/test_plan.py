@@ -268,6 +268,34 @@ class TestStates:
         assert names == [name.replace("fitted", "other") for name in expected]
 
 
+class TestFusion:
+    @pytest.mark.parametrize(
+        ("overrides", "fused", "because"),
+        [
+            ((), "while training reads", "fusion.when is read; the shares of `static` need no student"),
+            (
+                ("objective=[{term: kl}, {term: kl, of: given}]",),
+                "while training reads",
+                "labels of given are given to",
+            ),
+            (("fusion.weighting={method: entropy}",), "while training reads", "the shares of `entropy` need no"),
+            (
+                ("fusion.when=write", "fusion.weighting={method: confidence}"),
+                "once before training",
+                "fusion.when is write, and the shares of `confidence` need no student",
+            ),
+            (("fusion.weighting={method: gate}",), "at every step", "the shares of `gate` change with training"),
+        ],
+    )
+    def test_a_plan_says_when_teachers_are_fused_and_why(
+        self, files: Path, store: DirectoryStore, overrides: tuple[str, ...], fused: str, because: str
+    ) -> None:
+        plan = make_plan(job_spec(files, *overrides), store)
+
+        assert plan.fused == fused
+        assert because in plan.fused_because
+
+
 class TestRoom:
     def test_training_starts_early_only_where_teachers_and_workers_fit_together(
         self, files: Path, store: DirectoryStore

@@ -119,6 +119,13 @@ DECIDING = [
     ("fusion.weights={given: 2}", STUDENT),
     ("fusion.calibrate=false", STUDENT),
     ("fusion.when=write", STUDENT),
+    ("fusion.calibrate=vector", STUDENT),
+    ("fusion.combine=vote", STUDENT),
+    ("fusion.combine=stacking", STUDENT),
+    ("fusion.select=greedy", STUDENT),
+    ("fusion.weighting={method: entropy}", STUDENT),
+    ("fusion.weighting={method: gradient, cap: 0.5}", STUDENT),
+    ("objective=[{term: kl, weight: 0.9, of: given}, {term: cross_entropy, weight: 0.1}]", STUDENT),
     ("export=[onnx]", {"export"}),
     # One teacher, and so the student.
     ("teachers.given.labels={codec: hidden, head: layer, width: 16}", LABELS_OF_GIVEN | STUDENT),
@@ -288,7 +295,13 @@ class TestTasks:
         assert [part.labels for part in job.fusion.parts] == [teacher.train for teacher in job.teachers]
 
     @pytest.mark.parametrize(
-        "override", ["fusion.weights={given: 2}", "fusion.combine=mean_logit", "fusion.calibrate=false"]
+        "override",
+        [
+            "fusion.weights={given: 2}",
+            "fusion.weighting={method: confidence}",
+            "fusion.combine=mean_logit",
+            "fusion.calibrate=false",
+        ],
     )
     def test_another_fusion_is_another_fused_label_set(self, files: Path, override: str) -> None:
         first, second = (resolve(job_spec(files, "fusion.when=write", *more)).fused for more in ((), (override,)))
@@ -351,6 +364,31 @@ class TestMistakes:
             ("student.name=baseline", "the name 'baseline' is taken"),
             ("teachers.given.name=graph", "the name 'graph' is taken"),
             ("fusion.weights={other: 1}", "no teacher is called 'other'; there are fitted, given, graph"),
+            ("fusion={combine: stacking, weights: {given: 2}}", "weights names teachers, and stacking learns"),
+            ("fusion={select: greedy, weights: {given: 2}}", "and select: greedy learns what each is worth"),
+            ("fusion={combine: dawid_skene, select: greedy}", "select is greedy, and dawid_skene learns"),
+            ("fusion.calibrate=isotonic", "fusion.calibrate"),
+            (
+                "fusion={when: write, weighting: {method: gate}}",
+                "shares of fusion.weighting `gate` change with training",
+            ),
+            (
+                "fusion={combine: vote, weighting: {method: entropy}}",
+                "`entropy`, whose shares are those of a mean, and fusion.combine is vote; expected mean_probability or",
+            ),
+            ("fusion={combine: dawid_skene, weighting: {method: gradient}}", "and fusion.combine is dawid_skene;"),
+            ("fusion={combine: stacking, weighting: {method: gate}}", "and fusion.combine is stacking;"),
+            (
+                "fusion={select: greedy, weighting: {method: confidence}}",
+                "`confidence`, and fusion.select is greedy, which finds shares too; expected `all`",
+            ),
+            ("fusion.weighting={method: gradient, cap: 0.3}", "cap is 0.3, and the shares of 3 teachers have to sum"),
+            ("fusion.weighting={method: routing, column: d, routes: {other: [1]}}", "no teacher is called 'other'"),
+            (
+                "objective=[{term: kl, of: other}]",
+                "is of 'other', and no teacher is called so; there are fitted, given",
+            ),
+            ("objective=[{term: kl}, {term: cross_entropy, of: given}]", "is `of` a teacher and reads none"),
             ("train.seeds=[1, 1]", "holds a seed twice"),
             ("baseline.epochs=[5, 5]", "holds a length twice"),
             ("train.workers=9", "train.workers is 9 and train.order.lanes is 8"),
@@ -363,6 +401,16 @@ class TestMistakes:
     def test_contradictions_in_a_spec_are_refused(self, files: Path, override: str, message: str) -> None:
         with pytest.raises(SpecError, match=message):
             job_spec(files, override)
+
+    def test_what_needs_more_than_a_part_of_a_batch_or_than_fused_labels_is_refused(self, files: Path) -> None:
+        with pytest.raises(SpecError, match=r"train.accumulate is 2, and the weighting `gradient` looks at a whole"):
+            job_spec(files, "train.accumulate=2", "fusion.weighting={method: gradient}")
+        with pytest.raises(SpecError, match="the term `kl` is of given alone, which labels that are fused no longer"):
+            job_spec(files, "fusion.when=write", "objective=[{term: kl}, {term: kl, of: given}]")
+        with pytest.raises(
+            SpecError, match="select is greedy, which may leave out given, and the term `kl` is of given"
+        ):
+            job_spec(files, "fusion.select=greedy", "objective=[{term: kl}, {term: kl, of: given}]")
 
 
 def trainings(job: Job) -> Iterator[TrainingTask]:

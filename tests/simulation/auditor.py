@@ -6,7 +6,7 @@ import re
 import blake3
 import numpy as np
 
-from cluster.shards.labelset import Commit, Manifest
+from cluster.shards.commits import Commit, Manifest
 from tests.simulation.teacher import NUM_SHARDS, ROWS, outputs
 
 _RECORD = re.compile(r".*\.json")

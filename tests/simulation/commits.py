@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cluster.shards.labelset import Commit, LabelSet
+from cluster.shards.commits import Commit
+from cluster.shards.labelset import LabelSet
 from cluster.storage.open import open_store
 from tests.fixtures.faulty_proxy import AnswerLost, FaultyProxy, SeededPlan
 from tests.fixtures.s3_servers import S3Server

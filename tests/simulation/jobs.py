@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import DataError
+from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset, dataset_key, write_dataset
 from cluster.shards.garbage import collect_garbage
-from cluster.shards.labelset import Commit, LabelSet
+from cluster.shards.labelset import LabelSet
 from cluster.storage.protocol import ObjectStore, StoreUnreachableError
 from tests.simulation.auditor import Auditor
 from tests.simulation.teacher import CLASSES, DATASET, NUM_SHARDS, RECORD, ROWS, inputs, outputs

@@ -23,9 +23,9 @@ from cluster.shards.dataset import Dataset, write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.storage.open import open_store
+from cluster.weights import StoredWeights
 from teachers.deployment import LabelRequest, ReplicaSetup, TeacherReplica, _Progress
 from teachers.spec import TeacherConfig
-from teachers.weights import StoredWeights
 from tests.fixtures.watched_models import Watched
 from tests.simulation.children import forking
 

@@ -5,9 +5,10 @@ from functools import partial
 
 import numpy as np
 
+from cluster.shards.commits import Commit, Manifest
 from cluster.shards.encoding import decode_shard
 from cluster.shards.garbage import collect_garbage
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord, Manifest, manifest_key
+from cluster.shards.labelset import LabelSet, LabelSetRecord, manifest_key
 from cluster.shards.records import publish_record
 from cluster.storage.protocol import ObjectStat, ObjectStore, StoreUnreachableError
 from tests.simulation.jobs import Code

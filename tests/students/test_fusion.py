@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 from cluster.shards.labelset import LabelSetRecord
 from cluster.storage.directory import DirectoryStore
 from students.batches import TrainingData
-from students.fusion import fuse
+from students.fusion import Tables, fuse
 from students.objectives.kl import KLTerm
 from students.spec import Combine
 from students.task import Execution, Target, Targets
@@ -27,6 +27,10 @@ COMBINES: list[Combine] = ["mean_probability", "mean_logit"]
 def teachers(seed: int, *, rows: int = 6, classes: int = 5) -> list[torch.Tensor]:
     rng = np.random.default_rng(seed)
     return [torch.from_numpy(4 * rng.standard_normal((rows, classes))) for _ in WEIGHTS]
+
+
+def cooled(logits_KNC: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [z / t for z, t in zip(logits_KNC, TEMPERATURES, strict=True)]
 
 
 def expected(logits_KNC: list[torch.Tensor], combine: Combine, temperatures: list[float]) -> np.ndarray:
@@ -47,7 +51,7 @@ def expected(logits_KNC: list[torch.Tensor], combine: Combine, temperatures: lis
 def test_the_fused_target_is_the_weighted_mean_of_the_calibrated_distributions(combine: Combine, seed: int) -> None:
     logits = teachers(seed)
 
-    fused = fuse(logits, combine=combine, weights=WEIGHTS, temperatures=TEMPERATURES)
+    fused = fuse(cooled(logits), combine=combine, weights=WEIGHTS)
 
     assert fused.dtype == torch.float32
     assert fused.exp().numpy() == pytest.approx(expected(logits, combine, TEMPERATURES), rel=1e-4, abs=1e-7)
@@ -57,14 +61,13 @@ def test_the_fused_target_is_the_weighted_mean_of_the_calibrated_distributions(c
 @pytest.mark.parametrize("combine", COMBINES)
 def test_only_the_ratios_of_the_weights_matter_and_not_the_order_of_the_teachers(combine: Combine) -> None:
     logits, order = teachers(1), [2, 0, 1]
-    fused = fuse(logits, combine=combine, weights=WEIGHTS, temperatures=TEMPERATURES)
+    fused = fuse(cooled(logits), combine=combine, weights=WEIGHTS)
 
-    scaled = fuse(logits, combine=combine, weights=[1000 * w for w in WEIGHTS], temperatures=TEMPERATURES)
+    scaled = fuse(cooled(logits), combine=combine, weights=[1000 * w for w in WEIGHTS])
     permuted = fuse(
-        [logits[k] for k in order],
+        [cooled(logits)[k] for k in order],
         combine=combine,
         weights=[WEIGHTS[k] for k in order],
-        temperatures=[TEMPERATURES[k] for k in order],
     )
 
     assert scaled.numpy() == pytest.approx(fused.numpy(), abs=1e-5)
@@ -75,7 +78,7 @@ def test_only_the_ratios_of_the_weights_matter_and_not_the_order_of_the_teachers
 def test_one_teacher_is_its_own_mean(combine: Combine) -> None:
     (logits, *_) = teachers(2)
 
-    fused = fuse([logits], combine=combine, weights=[7.0], temperatures=[2.5])
+    fused = fuse([logits / 2.5], combine=combine, weights=[7.0])
 
     assert fused.numpy() == pytest.approx(log_softmax(logits.numpy() / 2.5, axis=1), abs=1e-6)
 
@@ -84,9 +87,45 @@ def test_one_teacher_is_its_own_mean(combine: Combine) -> None:
 def test_the_largest_logits_that_labels_can_hold_stay_finite(combine: Combine) -> None:
     logits = [torch.tensor([[65504.0, -65504.0]]).half(), torch.tensor([[-65504.0, 65504.0]]).half()]
 
-    fused = fuse(logits, combine=combine, weights=[1.0, 1.0], temperatures=[0.05, 0.05])
+    fused = fuse([z.float() / 0.05 for z in logits], combine=combine, weights=[1.0, 1.0])
 
     assert fused.exp().tolist() == [pytest.approx([0.5, 0.5])]
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 1000), num_teachers=st.integers(1, 3))
+def test_a_vote_is_counted_and_one_more_teacher_votes_for_every_class(seed: int, num_teachers: int) -> None:
+    logits, weights = teachers(seed)[:num_teachers], WEIGHTS[:num_teachers]
+
+    fused = fuse(logits, combine="vote", weights=weights).exp()
+
+    for row, shares in enumerate(fused.tolist()):
+        votes = [0.2] * 5
+        for teacher, weight in zip(logits, weights, strict=True):
+            votes[int(teacher[row].argmax())] += num_teachers * weight / sum(weights)
+        assert shares == pytest.approx([count / (num_teachers + 1) for count in votes], abs=1e-6)
+    assert fused.sum(dim=1).numpy() == pytest.approx(np.ones(6), abs=1e-6)
+    if num_teachers == 1:
+        assert torch.equal(fused.argmax(dim=1), logits[0].argmax(dim=1))
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_who_votes_in_which_order_and_how_sure_he_is_does_not_matter(seed: int) -> None:
+    logits = teachers(seed)
+
+    votes = fuse(logits, combine="vote", weights=WEIGHTS)
+
+    permuted = fuse([cooled(logits)[k] for k in (2, 0, 1)], combine="vote", weights=[WEIGHTS[k] for k in (2, 0, 1)])
+    assert permuted.numpy() == pytest.approx(votes.numpy(), abs=1e-6)
+
+
+def test_a_class_that_a_teacher_rules_out_weighs_no_more_than_the_floor_in_a_regression() -> None:
+    tables = Tables(torch.eye(2)[None], torch.zeros(2))
+
+    sure = fuse([torch.tensor([[0.0, -60000.0]])], combine="stacking", tables=tables)
+
+    assert sure[0].tolist() == pytest.approx(log_softmax(np.array([0.0, -20.0])), abs=1e-6)
 
 
 def gradient(student: torch.Tensor, loss: torch.Tensor) -> np.ndarray:
@@ -102,7 +141,7 @@ def test_a_weighted_sum_of_forward_kls_has_the_gradient_of_the_one_to_the_arithm
     log_p = [F.log_softmax(z / t, dim=1) for z, t in zip(logits, TEMPERATURES, strict=True)]
 
     of_each = [(p.exp() * (p - log_q)).sum() * w / sum(WEIGHTS) for p, w in zip(log_p, WEIGHTS, strict=True)]
-    mean = fuse(logits, combine="mean_probability", weights=WEIGHTS, temperatures=TEMPERATURES).double()
+    mean = fuse(cooled(logits), combine="mean_probability", weights=WEIGHTS).double()
     of_mean = (mean.exp() * (mean - log_q)).sum()
 
     assert gradient(student, of_mean) == pytest.approx(gradient(student, torch.stack(of_each).sum()), abs=2e-6)
@@ -116,7 +155,7 @@ def test_a_weighted_sum_of_reverse_kls_has_the_gradient_of_the_one_to_the_geomet
     log_p = [F.log_softmax(z / t, dim=1) for z, t in zip(logits, TEMPERATURES, strict=True)]
 
     of_each = [(log_q.exp() * (log_q - p)).sum() * w / sum(WEIGHTS) for p, w in zip(log_p, WEIGHTS, strict=True)]
-    mean = fuse(logits, combine="mean_logit", weights=WEIGHTS, temperatures=TEMPERATURES).double()
+    mean = fuse(cooled(logits), combine="mean_logit", weights=WEIGHTS).double()
     of_mean = (log_q.exp() * (log_q - mean)).sum()
 
     assert gradient(student, of_mean) == pytest.approx(gradient(student, torch.stack(of_each).sum()), abs=1e-5)
@@ -126,7 +165,7 @@ def test_tempering_the_geometric_mean_is_the_mean_of_the_tempered_but_not_so_for
     logits, temperature = teachers(3), 4.0
 
     def before_and_after(combine: Combine) -> tuple[np.ndarray, np.ndarray]:
-        fused = fuse(logits, combine=combine, weights=WEIGHTS, temperatures=TEMPERATURES)
+        fused = fuse(cooled(logits), combine=combine, weights=WEIGHTS)
         return (
             softmax(fused.double().numpy() / temperature, axis=1),
             expected(logits, combine, [t * temperature for t in TEMPERATURES]),
@@ -163,7 +202,7 @@ def test_labels_fused_while_reading_and_fused_labels_that_were_written_give_the_
     parts = tuple(Target(labels=record, weight=w) for record, w in zip(records, WEIGHTS, strict=True))
 
     stored = [torch.from_numpy(z.astype(np.float16)) for z in logits]
-    fused = fuse(stored, combine=combine, weights=WEIGHTS, temperatures=[1.0, 1.0, 1.0]).numpy()
+    fused = fuse(stored, combine=combine, weights=WEIGHTS).numpy()
     written = write_labels(store, dataset, fused, "ensemble")
 
     read_time = target_probabilities(store, Targets(combine=combine, parts=parts), records)

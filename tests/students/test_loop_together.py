@@ -21,9 +21,15 @@ from students.group import Alone, chunks, fold_seed
 from students.loop import train
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.dist import DISTTerm
+from students.objectives.fitnet import FitNetTerm
 from students.objectives.kl import KLTerm
 from students.objectives.taid import TAIDTerm
+from students.objectives.vid import VIDTerm
 from students.task import Execution, TrainedRecord, TrainingTask
+from students.weightings.gate import GateWeighting
+from students.weightings.gradient import GradientWeighting
+from students.weightings.weighting import Weighting
+from tests.fixtures.taught import Taught
 from tests.fixtures.tiny import points, targets, task, teacher_logits, write_labels, write_rows
 from tests.fixtures.tiny_workers import exchange, failure_of, gathered, together, train_and_die, train_member
 
@@ -101,6 +107,47 @@ def test_terms_that_compare_rows_or_remember_see_the_same_batches_whatever_the_n
 
     assert_same_training(trained[1], trained[3])
     assert_same_training(trained[1], resumed)
+
+
+@pytest.mark.parametrize("weighting", [GradientWeighting(cap=0.7), GateWeighting(width=4, sees="inputs")])
+def test_shares_that_follow_the_student_are_the_same_whatever_the_number_of_workers_and_whoever_dies(
+    root: Path, tmp_path: Path, weighting: Weighting
+) -> None:
+    store, x = DirectoryStore(root), points(97, seed=1, labelled=30, spread=0.8)["x"]
+    rows = write_rows(store, points(97, seed=1, labelled=30, spread=0.8), "a")
+    labels = [
+        write_labels(store, rows, teacher_logits(x[:, order]), name)
+        for name, order in (("wide", [0, 1, 2, 3]), ("deep", [1, 0, 2, 3]))
+    ]
+    blended = targets(*labels).model_copy(update={"weighting": weighting})
+    terms = (KLTerm(), KLTerm(weight=0.1, of="deep"))
+    training = training_in(root, targets=blended, objective=terms)
+    fixed = training_in(root, targets=targets(*labels), objective=terms)
+    trained = {}
+    for workers in (1, 3):
+        copy = Path(shutil.copytree(root, tmp_path / str(workers)))
+        trained[workers] = copy, train_in(copy, training, workers)
+    with pytest.raises(BrokenProcessPool):
+        together(tmp_path, 2, train_and_die, root, training, Execution(checkpoint_every_s=0.0), 2)
+
+    resumed = root, train_in(root, training, 1)
+
+    assert_same_training(trained[1], trained[3])
+    assert_same_training(trained[1], resumed)
+    assert train_in(root, fixed, 1).weights_digest != resumed[1].weights_digest
+
+
+@pytest.mark.parametrize("kind", ["stored", "live"])
+def test_what_terms_learn_from_modules_is_the_same_whatever_the_number_of_workers(tmp_path: Path, kind: str) -> None:
+    taught = Taught(tmp_path / "store")
+    objective = (KLTerm(), FitNetTerm(student="1", teacher="wide:1"), VIDTerm(student="0", teacher="wide:1"))
+    training = {"stored": taught.stored, "live": taught.live}[kind](objective=objective)
+    trained = {}
+    for workers, accumulate in ((1, 1), (2, 2)):
+        copy = Path(shutil.copytree(tmp_path / "store", tmp_path / str(workers)))
+        trained[workers] = copy, train_in(copy, training, workers, Execution(accumulate=accumulate))
+
+    assert_same_training(trained[1], trained[2])
 
 
 def test_when_a_worker_dies_any_number_of_others_goes_on_from_its_checkpoint(root: Path, tmp_path: Path) -> None:

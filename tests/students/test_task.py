@@ -12,7 +12,7 @@ from cluster.shards.schema import Column
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
 from students.spec import OrderConfig
-from students.task import Target, Targets, TrainingTask
+from students.task import LiveTeacher, Target, Targets, TrainingTask
 
 LABELS = LabelSetRecord(
     teacher="wide",
@@ -38,12 +38,16 @@ TASK = TrainingTask(
     order=OrderConfig(),
 )
 
+LIVE = LiveTeacher(name="wide", identity="a" * 16, model=MODEL, weights="teachers/wide/trained.json")
+
 CHANGES: dict[str, object] = {
     "model": MODEL.model_copy(update={"arguments": {"width": 9}}),
     "model_source": "0" * 64,
     "dataset": "c" * 16,
     "held_out": "c" * 16,
     "targets": None,
+    "stored_taps": (LABELS,),
+    "live_teachers": (LIVE,),
     "objective": (KLTerm(weight=0.8), CrossEntropyTerm(weight=0.1)),
     "epochs": 4,
     "batch_size": 33,
@@ -66,6 +70,7 @@ FINER: list[dict[str, object]] = [
         )
     },
     {"order": OrderConfig(window_rows=100)},
+    {"live_teachers": (LIVE.model_copy(update={"identity": "b" * 16}),)},
 ]
 
 

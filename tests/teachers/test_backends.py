@@ -16,11 +16,12 @@ from cluster.models import InputConfig
 from cluster.modules import InputColumnError, InputShapeError, WeightsError
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
+from cluster.weights import StoredWeights
 from teachers.backends.load import load_backend
 from teachers.backends.onnx import OnnxBackend
 from teachers.backends.protocol import Backend
 from teachers.spec import TeacherConfig
-from teachers.weights import StoredWeights, weights_in_store
+from teachers.weights import weights_in_store
 from tests.fixtures.tiny import Convolved, Dropped, Linear
 
 ROWS = 9

@@ -1,4 +1,4 @@
-"""One temperature for each teacher: against a grid, against scipy, and against logits made too sure on purpose."""
+"""How each teacher is calibrated: against a grid, against scipy, and against logits made too sure on purpose."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 from sklearn.metrics import log_loss
 
-from teachers.calibration import calibrate, fit_temperature, negative_log_likelihood
+from cluster.shards.calibration import Calibration
+from teachers.calibration import calibrate, fit_temperature, fit_vector, negative_log_likelihood
 
 
 def honest(rows: int, seed: int, *, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -112,3 +113,84 @@ def test_calibration_changes_no_decision() -> None:
     logits, labels = honest(500, seed=5)
 
     assert np.array_equal((logits / fit_temperature(3 * logits, labels)).argmax(axis=1), logits.argmax(axis=1))
+
+
+class TestVector:
+    def test_a_scale_and_a_bias_that_were_put_on_a_class_are_found(self) -> None:
+        logits, labels = honest(20_000, seed=6)
+        centred = logits - logits.mean(axis=1, keepdims=True)
+        scales, biases = np.array([1.0, 2.0, 0.5, 1.0]), np.array([0.0, 0.0, 0.5, -0.5])
+
+        found_scales, found_biases = fit_vector((centred - biases) / scales, labels, temperature=1.0)
+
+        # Taking the mean away again mixes the classes a little: what counts is that the distribution is found.
+        calibration = Calibration(scales=found_scales, biases=found_biases)
+        before, after = (
+            negative_log_likelihood(z, labels, temperature=1.0)
+            for z in ((centred - biases) / scales, calibration.apply((centred - biases) / scales))
+        )
+        truth = negative_log_likelihood(logits, labels, temperature=1.0)
+        assert after - truth < 0.1 * (before - truth)
+
+    @pytest.mark.parametrize(("seed", "rows"), [(0, 1), (1, 40), (2, 400)])
+    def test_no_other_optimiser_finds_a_more_probable_one(self, seed: int, rows: int) -> None:
+        logits, labels = honest(rows, seed=seed)
+        cooled = logits / 1.7 - (logits / 1.7).mean(axis=1)[:, None]
+
+        def vector_cost(flat: np.ndarray) -> float:
+            log_probs = log_softmax(flat[:4] * cooled + flat[4:], axis=1)[np.arange(rows), labels]
+            prior = norm.logpdf(flat[:4], loc=1, scale=0.25).sum() + norm.logpdf(flat[4:], scale=0.25).sum()
+            return -float(log_probs.sum() + prior)
+
+        scales, biases = fit_vector(logits, labels, temperature=1.7)
+
+        other = minimize(vector_cost, np.full(8, 0.5), method="BFGS", options={"gtol": 1e-6})
+        assert np.array([*scales, *biases]) == pytest.approx(other.x, abs=1e-4)
+        assert vector_cost(np.array([*scales, *biases])) <= other.fun + 1e-7
+
+    def test_a_constant_that_a_teacher_adds_to_all_its_logits_changes_nothing(self) -> None:
+        logits, labels = honest(300, seed=3)
+        offsets = np.random.default_rng(0).normal(0, 30, (300, 1))
+
+        record, shifted = (calibrate("wide", z, labels, method="vector") for z in (logits, logits + offsets))
+
+        assert shifted.scales == pytest.approx(record.scales, abs=1e-4)
+        assert softmax(shifted.apply(logits + offsets), axis=1) == pytest.approx(
+            softmax(record.apply(logits), axis=1), abs=1e-4
+        )
+
+    def test_a_class_of_which_no_row_was_held_out_stays_possible(self) -> None:
+        logits, labels = honest(500, seed=4)
+        record = calibrate("wide", logits[labels != 2], labels[labels != 2], method="vector")
+
+        assert record.biases[2] < min(record.biases[:2])
+        assert record.biases[2] > -10
+        assert all(np.isfinite([*record.scales, *record.biases]))
+
+    def test_the_record_tells_more_than_the_temperature_could(self) -> None:
+        logits, labels = honest(1000, seed=5)
+        skewed = logits + np.array([0.0, 1.5, 0.0, 0.0])
+
+        plain, record = (calibrate("wide", skewed, labels, method=method) for method in ("temperature", "vector"))
+
+        assert record.temperature == plain.temperature
+        assert (plain.scales, plain.biases) == ((), ())
+        assert record.nll_after < plain.nll_after < plain.nll_before == record.nll_before
+        again = log_loss(labels, softmax(record.apply(skewed), axis=1))
+        assert record.nll_after == pytest.approx(again, rel=1e-9)
+
+    def test_without_rows_nothing_is_changed(self) -> None:
+        scales, biases = fit_vector(np.zeros((0, 3)), np.zeros(0, dtype=int), temperature=1.0)
+
+        assert (scales, biases) == ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_calibrated_logits_are_of_the_type_that_was_given(dtype: type) -> None:
+    calibration = Calibration(temperature=2.0, scales=(1.0, 2.0), biases=(0.5, 0.0))
+
+    found = calibration.apply(np.array([[2.0, 6.0]], dtype))
+
+    assert found.dtype == dtype
+    assert found.tolist() == [[-0.5, 2.0]]
+    assert Calibration().apply(np.ones((1, 2), dtype)).tolist() == [[1.0, 1.0]]

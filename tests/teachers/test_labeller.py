@@ -10,9 +10,11 @@ from scipy.special import softmax
 
 from cluster.errors import TeacherError
 from cluster.shards.codecs.open import codec_of
-from cluster.shards.codecs.spec import AnyCodecConfig
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.codecs.spec import AnyCodecConfig, TapConfig
+from cluster.shards.commits import Commit
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
+from cluster.shards.taps import signs, tap_columns, unpack_tap
 from cluster.storage.directory import DirectoryStore
 from teachers.backends.head import HeadError
 from teachers.backends.load import load_backend
@@ -127,6 +129,46 @@ def test_a_head_without_a_bias_adds_nothing(tmp_path: Path) -> None:
 
     with torch.inference_mode():
         assert LogitsReader(labels).read(0) == pytest.approx(module(torch.from_numpy(X)).numpy(), abs=2e-3)
+
+
+TAPS = {"1": TapConfig(project=4, values="int8"), "0": TapConfig()}
+
+
+def tapped(folder: Path, module: torch.nn.Module, *, batch_size: int) -> tuple[Labeller, LabelSet]:
+    """Return a teacher and its label set, in which outputs of its modules are stored."""
+    store, config = DirectoryStore(folder), teacher(CODECS["dense"], classes=CLASSES).model_copy(update={"taps": TAPS})
+    plain = record_of(config.labels)
+    columns = plain.columns + tap_columns(TAPS, {"0": (16,), "1": (4,)})
+    record = LabelSetRecord.model_validate(plain.model_dump() | {"columns": columns, "taps": TAPS})
+    return labeller_of(store, config, module, batch_size=batch_size), LabelSet.create(store, record)
+
+
+@pytest.mark.parametrize("batch_size", [4, 23])
+def test_what_is_stored_of_modules_is_what_they_give(tmp_path: Path, batch_size: int) -> None:
+    torch.manual_seed(0)
+    module = Smooth(classes=CLASSES)
+    labeller, labels = tapped(tmp_path, module, batch_size=batch_size)
+
+    labeller.commit(labels, 0, labeller.outputs(labels.record, 0, {"x": X}))
+
+    arrays, state = labels.read(0), {name: values.double().numpy() for name, values in module.state_dict().items()}
+    entered = X @ state["0.weight"].T + state["0.bias"]
+    projected = np.tanh(entered) @ signs(16, 4)
+    steps = np.abs(projected).max(axis=1, keepdims=True) / 127
+    assert unpack_tap(TAPS, "0", arrays) == pytest.approx(entered, rel=1e-3, abs=1e-5)
+    assert np.all(np.abs(unpack_tap(TAPS, "1", arrays) - projected) <= 0.51 * steps)
+    with torch.inference_mode():
+        assert LogitsReader(labels).read(0) == pytest.approx(module(torch.from_numpy(X)).numpy(), abs=2e-3)
+
+
+def test_an_output_of_a_module_that_is_no_number_is_refused_though_the_logits_are(tmp_path: Path) -> None:
+    module = Smooth(classes=CLASSES)
+    with torch.no_grad():
+        module[0].weight[3] = 1e30  # of which tanh makes 1
+    labeller, labels = tapped(tmp_path, module, batch_size=5)
+
+    with pytest.raises(OutputRefusedError, match=r"value 3 in row \d.*finite outputs of the tapped module of at most"):
+        labeller.outputs(labels.record, 3, {"x": X})
 
 
 def test_a_row_that_is_no_number_is_named_and_nothing_is_committed(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.errors import TeacherError
-from cluster.shards.labelset import Commit, LabelSetRecord
+from cluster.shards.commits import Commit
+from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
 from teachers.deployment import REQUESTS_PER_REPLICA, Accepted, Alive, Answer, Labelled, LabelRequest
 from teachers.labelling import (

@@ -37,7 +37,8 @@ class SampledCodec(Codec):
         none = np.empty((*draws.shape[:-1], 0), draws.dtype)
         nothing = np.full(draws.shape[:-1], LOWEST, np.float32)
         log_probs = np.broadcast_to(np.float32(-np.log(self.config.draws)), draws.shape)
-        return SparseLabels(draws, log_probs, nothing, np.zeros_like(nothing), none, none.astype(np.float32))
+        no_masses = none.astype(np.float32)
+        return SparseLabels(draws, log_probs, nothing, np.zeros_like(nothing), none, no_masses, no_masses)
 
     def logits(self, arrays: Arrays, *, temperature: float) -> np.ndarray:
         """Return the log of each class's share of the draws, float32 `[N, *P, C]`; `LOWEST` for those never drawn."""

@@ -24,5 +24,7 @@ class SparseLabels:
     """log Σ_c p(c)^(1/T), float32 `[N, *P]`: what divides probabilities at T = 1 when they are tempered; 0 at T = 1."""
     tail_ids: np.ndarray
     """Classes drawn from the others, `[N, *P, S]`; a class may be drawn several times."""
+    tail_log_probs: np.ndarray
+    """Log-probabilities at T of the classes drawn, float32 `[N, *P, S]`, nats."""
     tail_log_masses: np.ndarray
     """Log of the mass that each draw stands for at T, float32 `[N, *P, S]`."""

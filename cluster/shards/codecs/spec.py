@@ -111,6 +111,23 @@ class HiddenConfig(CodecConfig):
 
 AnyCodecConfig = Annotated[DenseConfig | TopKConfig | SampledConfig | HiddenConfig, Field(discriminator="codec")]
 
+ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
+"""Where a module lies within a model, as `named_modules` gives it."""
+
+
+class TapConfig(Config):
+    """How the output of one module of a teacher is stored beside its distributions. Part of the set's identity.
+
+    A row is a vector of channels, tokens of channels each, or a map with its channels first.
+    """
+
+    pool: Annotated[int, Field(ge=1)] | None = None
+    """Entries that are left of each of the other axes (tokens, or height and width), as means; with 1 the axes go."""
+    project: Annotated[int, Field(ge=1)] | None = None
+    """Channels that are left, each a sum of all with random signs (Achlioptas 2003), which keeps distances."""
+    values: Literal["float16", "int8"] = "float16"
+    """Two bytes a value, or one and a scale for each row."""
+
 
 def listed(temperatures: tuple[float, ...]) -> str:
     """Return `1, 2 and 4`."""

@@ -61,20 +61,19 @@ class TopKCodec(Codec):
         values = self._unpack_values(arrays)
         log_probs, log_tail = self._at(values, arrays, temperature)
         draws = arrays.get("tail_ids", np.empty((*log_tail.shape, 0), arrays["ids"].dtype))
+        drawn = widened(arrays["tail_log_probs"]) if self.config.tail_samples else np.zeros(draws.shape, np.float32)
         if temperature == 1.0:
             masses = np.broadcast_to(
                 (log_tail - np.float32(np.log(max(1, self.config.tail_samples))))[..., None], draws.shape
             )
-            return SparseLabels(arrays["ids"], log_probs, log_tail, np.zeros_like(log_tail), draws, masses)
+            return SparseLabels(arrays["ids"], log_probs, log_tail, np.zeros_like(log_tail), draws, drawn, masses)
         raw, raw_tail = self._at(values, arrays, 1.0)
         log_normaliser = raw[..., 0] / np.float32(temperature) - log_probs[..., 0]
-        masses = np.zeros(draws.shape, np.float32)
-        if self.config.tail_samples:
-            drawn = widened(arrays["tail_log_probs"])
-            # Drawn with probability p / tail at T = 1, and standing for p^(1/T) / normaliser.
-            weights = raw_tail - log_normaliser - np.float32(np.log(self.config.tail_samples))
-            masses = drawn * np.float32(1 / temperature - 1) + weights[..., None]
-        return SparseLabels(arrays["ids"], log_probs, log_tail, log_normaliser, draws, masses)
+        # Drawn with probability p / tail at T = 1, and standing for p^(1/T) / normaliser.
+        weights = raw_tail - log_normaliser - np.float32(np.log(max(1, self.config.tail_samples)))
+        masses = drawn * np.float32(1 / temperature - 1) + weights[..., None]
+        tempered = drawn * np.float32(1 / temperature) - log_normaliser[..., None]
+        return SparseLabels(arrays["ids"], log_probs, log_tail, log_normaliser, draws, tempered, masses)
 
     def logits(self, arrays: Arrays, *, temperature: float) -> np.ndarray:
         """Return float32 `[N, *P, C]`: head and mass of the tail as stored, the tail spread evenly."""

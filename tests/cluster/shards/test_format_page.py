@@ -13,8 +13,9 @@ from scipy.special import softmax
 
 from cluster.config import Config
 from cluster.identity import canonical_json
+from cluster.shards.commits import Commit, Manifest
 from cluster.shards.dataset import Dataset, DatasetRecord
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord, Manifest
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.records import encode_record
 from cluster.shards.shared import SharedRecord

@@ -13,8 +13,9 @@ import pytest
 
 from cluster.identity import digest_of
 from cluster.shards.codecs.spec import SampledConfig
+from cluster.shards.commits import Commit, ForeignLabelsError
 from cluster.shards.encoding import encode_shard
-from cluster.shards.labelset import Commit, ForeignLabelsError, LabelSet, LabelSetRecord, manifest_key
+from cluster.shards.labelset import LabelSet, LabelSetRecord, manifest_key
 from cluster.shards.records import BadRecordError
 from cluster.shards.schema import Column
 from cluster.shards.verified import ShardCorruptError

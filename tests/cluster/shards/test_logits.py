@@ -10,7 +10,8 @@ from cluster.errors import DataError
 from cluster.shards.codecs.codec import TemperatureNotServedError
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, HiddenConfig, SampledConfig, TopKConfig
-from cluster.shards.labelset import ForeignLabelsError, LabelSet, LabelSetRecord
+from cluster.shards.commits import ForeignLabelsError
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.records import overwrite_record, read_record
 from cluster.shards.shared import (

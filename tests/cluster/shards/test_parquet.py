@@ -11,8 +11,9 @@ import pytest
 from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import HiddenConfig
+from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import Commit, LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.parquet import OutputError, export_shard, export_shared
 from cluster.shards.schema import DType, columns_of
 from cluster.shards.shared import publish_shared

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.report.record import (
     Agreement,
     CalibrationResult,
+    Contribution,
     Curve,
     CurvePoint,
     DataSummary,
@@ -83,6 +84,10 @@ def make_report(
         ),
         "models": models,
         "calibrations": tuple(_calibration(name, chance) for name in teachers),
+        "contributions": tuple(
+            Contribution(teacher=name, share=share, accuracy=0.9582 + difference, nll=0.1547 - 3 * difference)
+            for name, share, difference in zip(teachers, (0.5, 0.5, 0.0), (-0.02, 0.004, 0.0), strict=False)
+        ),
         "agreements": tuple(
             Agreement(model=name, role=role, agreement=agreement, kl=kl)
             for name, role, agreement, kl in [
@@ -119,7 +124,7 @@ def _prefixed(value: Any, text: str) -> Any:
         case str():
             return text + value
         case dict():
-            fixed = {"role", "outcome"}  # a closed set of words; the record refuses any other
+            fixed = {"role", "outcome", "method"}  # a closed set of words; the record refuses any other
             free = {"probabilities", "environment"}
             return {
                 key: item

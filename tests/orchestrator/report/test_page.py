@@ -42,6 +42,7 @@ def test_title_verdict_and_warnings_come_first() -> None:
         "Models",
         "Learning curves",
         "Calibration",
+        "What each teacher adds",
         "Agreement",
         "Soft labels",
         "Where the time went",
@@ -114,6 +115,24 @@ def test_calibration_and_agreement_stand_with_their_figures() -> None:
     rows = table(tree, "The student against")[1:]
     assert [row[1] for row in rows] == ["91.20", "91.60", "92.00", "96.73", "90.32"]
     assert [row[3] for row in rows] == ["0.231", "0.211", "0.191", "0.087", "0.313"]
+
+
+def test_the_ensemble_without_each_teacher_stands_with_its_losses_and_gains() -> None:
+    rows = table(parse(page()), "The ensemble without")
+    assert rows[1:] == [
+        ["wide", "50.00", "93.82", "-2.00", "0.215", "+0.060"],
+        ["deep", "50.00", "96.22", "+0.40", "0.143", "-0.012"],
+        ["forest unused", "0.00", "95.82", "0.00", "0.155", "0.000"],
+    ]
+
+
+def test_a_share_that_no_weight_tells_is_a_dash_and_a_vector_is_called_one() -> None:
+    contributions = [found.model_copy(update={"share": None}) for found in REPORT.contributions]
+    calibrations = [found.model_copy(update={"method": "vector"}) for found in REPORT.calibrations]
+    tree = parse(render_page(make_report(contributions=contributions, calibrations=calibrations)))
+    assert {row[1] for row in table(tree, "The ensemble without")[1:]} == {"\N{EN DASH}"}
+    captions = [caption.text for caption in tree.all("figcaption") if "ECE" in caption.text]
+    assert all(" vector, T = " in caption for caption in captions)
 
 
 def test_steps_data_spec_environment_and_command_are_there() -> None:
@@ -193,6 +212,7 @@ def test_classes_with_names_of_their_own_are_explained_once() -> None:
     [
         ("curves", "Learning curves"),
         ("calibrations", "Calibration"),
+        ("contributions", "What each teacher adds"),
         ("agreements", "Agreement"),
         ("samples", "Soft labels"),
         ("warnings", "Warning"),

@@ -60,6 +60,13 @@ def test_each_step_stands_in_one_line_with_outcome_time_rows_and_rate() -> None:
     assert "1 min 11 s in all; 3,711 rows went through a teacher." in text
 
 
+def test_the_ensemble_without_each_teacher_stands_in_one_line() -> None:
+    text = printed(make_report())
+    assert line_of(text, "without wide") == ["without wide", "93.82", "0.215", "50.00"]
+    assert line_of(text, "without forest") == ["without forest", "95.82", "0.155", "0.00"]
+    assert "without" not in printed(make_report(contributions=())).partition("step")[0]
+
+
 def test_a_run_from_the_cache_says_that_no_teacher_worked() -> None:
     assert "no row went through a teacher" in printed(make_report(teacher_rows_computed=0))
 

@@ -1,0 +1,1 @@
+"""Ways to combine teachers that are learned from held-out rows, and their records in the store."""
