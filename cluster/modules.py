@@ -2,7 +2,8 @@
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -59,6 +60,22 @@ class WeightsError(CoffeyError):
         )
 
 
+def import_factory(model: ModelConfig) -> Callable[..., object]:
+    """Return the factory of a model.
+
+    Raises:
+        ModelSourceError: the module or the name in it does not exist, or the module cannot be imported.
+    """
+    module_name, _, attribute = model.factory.partition(":")
+    try:
+        factory: Any = importlib.import_module(module_name)
+        for name in attribute.split("."):
+            factory = getattr(factory, name)
+    except Exception as error:  # importing runs the module, which may raise anything
+        raise ModelSourceError(model.factory, f"{type(error).__name__}: {error}") from error
+    return factory  # type: ignore[no-any-return]  # what is no factory is found out by calling it
+
+
 def build_module(model: ModelConfig) -> nn.Module:
     """Import the factory and call it.
 
@@ -66,15 +83,9 @@ def build_module(model: ModelConfig) -> nn.Module:
         ModelSourceError: the module or the name in it does not exist, or the module cannot be imported.
         FactoryError: the call fails, or returns something else than a module.
     """
-    module_name, _, attribute = model.factory.partition(":")
+    factory = import_factory(model)
     try:
-        factory = importlib.import_module(module_name)
-        for name in attribute.split("."):
-            factory = getattr(factory, name)
-    except Exception as error:  # importing runs the module, which may raise anything
-        raise ModelSourceError(model.factory, f"{type(error).__name__}: {error}") from error
-    try:
-        module = factory(**model.arguments)  # type: ignore[operator]
+        module = factory(**model.arguments)
     except Exception as error:
         raise FactoryError(model.factory, f"{type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):

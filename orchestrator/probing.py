@@ -120,8 +120,16 @@ def _shapes(
     """Return the shapes of the outputs of a row, and of the weights of the heads."""
     import torch
 
-    from cluster.modules import build_module, check_shapes, input_array, to_inputs
-    from cluster.tapping import Tapped, blank_rows, parameters_of_head, shapes_of_taps
+    from cluster.modules import build_module, check_shapes, import_factory, input_array, to_inputs
+    from cluster.tapping import (
+        ModuleMissingError,
+        NoHeadError,
+        Tapped,
+        UntappableError,
+        blank_rows,
+        parameters_of_head,
+        shapes_of_taps,
+    )
 
     paths, heads = list(paths), list(heads)
     inputs = to_inputs(input_array(blank_rows(columns), model.inputs), model.inputs)
@@ -133,7 +141,10 @@ def _shapes(
             weights = {head: tuple(parameters_of_head(module, head, name=name)[0].shape) for head in heads}
             return shapes_of_taps(Tapped(module, paths, name=name), inputs.to(device)), weights
 
+    import_factory(model)  # not on the meta device, where tensors of the module would have no numbers ever after
     try:
         return shapes_on("meta")
+    except (ModuleMissingError, NoHeadError, UntappableError):
+        raise
     except Exception:  # whatever a model does that needs numbers; what is really wrong is wrong on a CPU too
         return shapes_on("cpu")

@@ -14,9 +14,9 @@ def untappable(teachers: Sequence[TeacherConfig], objective: Sequence[TermConfig
         for tap in (*term.teacher_modules, *term.teacher_heads):
             if tap.teacher not in by_name:
                 near = difflib.get_close_matches(tap.teacher, by_name, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
                 yield (
-                    f"objective: the term `{term.term}` names the teacher {tap.teacher!r}{hint} There are "
+                    f"objective: the term `{term.term}` names the teacher {tap.teacher!r}{hint}, and there are "
                     f"{', '.join(by_name)}"
                 )
             elif by_name[tap.teacher].backend == "onnx":

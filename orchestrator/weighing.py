@@ -40,6 +40,11 @@ def unweighable(teachers: Sequence[str], fusion: FusionConfig, objective: Sequen
         )
     if isinstance(weighting, RoutingWeighting) and (unknown := sorted(set(weighting.routes) - set(teachers))):
         yield f"fusion.weighting.routes: no teacher is called {unknown[0]!r}; there are {known}"
+    if weighting.method != "static" and not any("target" in term.reads and term.of is None for term in objective):
+        yield (
+            f"fusion.weighting is `{weighting.method}`, and no term reads the teachers as one; expected a term that "
+            "does, such as `kl`, or the weighting `static`"
+        )
     yield from _combined_otherwise(fusion)
     for term in objective:
         if term.of is None:

@@ -1,6 +1,6 @@
 """The workers that train one student together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -17,8 +17,11 @@ class Group(Protocol):
     world_size: int
     device: torch.device
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module whose gradients are averaged over the group."""
+    def wrap(self, module: nn.Module, *, alike: Sequence[str] = ()) -> nn.Module:
+        """Return the module whose gradients are averaged over the group.
+
+        `alike` names the buffers that every worker computes by itself, and the same.
+        """
 
     def without_exchange(self) -> AbstractContextManager[None]:
         """Return a context in which backward passes of the wrapped module keep their gradients local."""
@@ -44,7 +47,7 @@ class Alone:
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module, *, alike: Sequence[str] = ()) -> nn.Module:
         """Return the module itself."""
         return module
 
@@ -76,8 +79,10 @@ class Together:
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module in DistributedDataParallel."""
+    def wrap(self, module: nn.Module, *, alike: Sequence[str] = ()) -> nn.Module:
+        """Return the module in DistributedDataParallel, which sends all other buffers at every forward pass."""
+        # The one way there is to leave some out; what a term remembers may be large.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(alike))
         device_ids = [self.device] if self.device.type == "cuda" else None
         self._wrapped = DistributedDataParallel(module, device_ids=device_ids)
         return self._wrapped

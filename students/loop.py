@@ -81,14 +81,14 @@ class _Training:
         self._module = in_fast_layout(build_module(task.model)).to(group.device)
         classes = self._data.num_classes
         check_shapes(self._module, self._held_out.sample(), num_classes=classes, factory=task.model.factory)
-        self._live = LiveTeachers(store, task, group.device)
         tapped = Tapped(
             self._module, (path for term in task.objective for path in term.student_modules), name="student"
         )
         objective = self._objective(tapped)
         student: nn.Module = torch.compile(tapped) if execution.compile else tapped  # type: ignore[assignment]
         self._learner = Learner(student, objective, is_half=task.precision == "bfloat16").to(group.device)
-        self._wrapped = group.wrap(self._learner)
+        remembered = [f"objective.{name}" for name, _ in objective.named_buffers()]
+        self._wrapped = group.wrap(self._learner, alike=remembered)
         self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
         self._num_steps = self._steps_per_epoch * task.epochs

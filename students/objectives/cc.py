@@ -13,19 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from students.objectives.pair import Pair
-from students.objectives.relations import cosines, vectors
-from students.objectives.term import BatchTerm, TermInputs
+from students.objectives.relations import RelationTerm, cosines, vectors
+from students.objectives.term import TermInputs
 
 if TYPE_CHECKING:
     import torch
 
 
-class CCTerm(Pair, BatchTerm):
+class CCTerm(RelationTerm):
     """Gaussian kernel of every two rows of the batch (1904.01802)."""
-
-    family = "relation-based"
-    reads = frozenset({"taps"})
 
     term: Literal["cc"] = "cc"
     gamma: Annotated[float, Field(gt=0)] = 0.4

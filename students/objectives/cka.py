@@ -10,9 +10,8 @@ numbers of memory.
 
 from typing import TYPE_CHECKING, Literal
 
-from students.objectives.pair import Pair
-from students.objectives.relations import directions, vectors
-from students.objectives.term import BatchTerm, TermInputs
+from students.objectives.relations import RelationTerm, directions, vectors
+from students.objectives.term import TermInputs
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +19,8 @@ if TYPE_CHECKING:
 _LEAST_ROWS = 4
 
 
-class CKATerm(Pair, BatchTerm):
+class CKATerm(RelationTerm):
     """Alignment of the inner products of the rows of the batch, estimated without bias (1905.00414, 2010.15327)."""
-
-    family = "relation-based"
-    reads = frozenset({"taps"})
 
     term: Literal["cka"] = "cka"
 

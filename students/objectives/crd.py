@@ -16,20 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from students.objectives.pair import Pair, tap_of
-from students.objectives.relations import directions, vectors
-from students.objectives.term import BatchTerm, Shapes, TermInputs
+from students.objectives.pair import tap_of
+from students.objectives.relations import RelationTerm, directions, vectors
+from students.objectives.term import Shapes, TermInputs
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class CRDTerm(Pair, BatchTerm):
+class CRDTerm(RelationTerm):
     """Tell a row's output from those of other rows, across student and teacher (1910.10699)."""
 
-    family = "relation-based"
-    reads = frozenset({"taps"})
     needs_rows = True
 
     term: Literal["crd"] = "crd"

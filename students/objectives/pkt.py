@@ -10,9 +10,8 @@ Published weight: 30000, since L is a mean over N² pairs of which each row has 
 from typing import TYPE_CHECKING, Literal
 
 from students.objectives.divergences import kl
-from students.objectives.pair import Pair
-from students.objectives.relations import cosines, vectors
-from students.objectives.term import BatchTerm, TermInputs
+from students.objectives.relations import RelationTerm, cosines, vectors
+from students.objectives.term import TermInputs
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +19,8 @@ if TYPE_CHECKING:
 _LEAST = 1e-7
 
 
-class PKTTerm(Pair, BatchTerm):
+class PKTTerm(RelationTerm):
     """KL of how probably each row of the batch has every row for its neighbour (1803.10837)."""
-
-    family = "relation-based"
-    reads = frozenset({"taps"})
 
     term: Literal["pkt"] = "pkt"
 

@@ -9,9 +9,8 @@ though there are N³ angles. Published weights: 50, beside 25 for `rkd_distance`
 
 from typing import TYPE_CHECKING, Literal
 
-from students.objectives.pair import Pair
-from students.objectives.relations import directions, vectors
-from students.objectives.term import BatchTerm, TermInputs
+from students.objectives.relations import RelationTerm, directions, vectors
+from students.objectives.term import TermInputs
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +19,8 @@ _PART_VALUES = 1 << 22
 """Numbers of each intermediate result."""
 
 
-class RKDAngleTerm(Pair, BatchTerm):
+class RKDAngleTerm(RelationTerm):
     """Angle at each row of the batch between every two others (1904.05068)."""
-
-    family = "relation-based"
-    reads = frozenset({"taps"})
 
     term: Literal["rkd_angle"] = "rkd_angle"
 

@@ -9,9 +9,8 @@ distance, so widths and scales may differ. N² D operations, N² numbers of memo
 
 from typing import TYPE_CHECKING, Literal
 
-from students.objectives.pair import Pair
-from students.objectives.relations import vectors
-from students.objectives.term import BatchTerm, TermInputs
+from students.objectives.relations import RelationTerm, vectors
+from students.objectives.term import TermInputs
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +18,8 @@ if TYPE_CHECKING:
 _EPSILON = 1e-12
 
 
-class RKDDistanceTerm(Pair, BatchTerm):
+class RKDDistanceTerm(RelationTerm):
     """Distance of every two rows of the batch, in units of the mean distance (1904.05068)."""
-
-    family = "relation-based"
-    reads = frozenset({"taps"})
 
     term: Literal["rkd_distance"] = "rkd_distance"
 

@@ -8,19 +8,15 @@ of memory. Published weight: 3000, since the entries of G are about 1/√N.
 
 from typing import TYPE_CHECKING, Literal
 
-from students.objectives.pair import Pair
-from students.objectives.relations import directions, vectors
-from students.objectives.term import BatchTerm, TermInputs
+from students.objectives.relations import RelationTerm, directions, vectors
+from students.objectives.term import TermInputs
 
 if TYPE_CHECKING:
     import torch
 
 
-class SPTerm(Pair, BatchTerm):
+class SPTerm(RelationTerm):
     """Inner products of every two rows of the batch, normalised row by row (1907.09682)."""
-
-    family = "relation-based"
-    reads = frozenset({"taps"})
 
     term: Literal["sp"] = "sp"
 

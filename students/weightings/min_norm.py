@@ -4,36 +4,44 @@ import numpy as np
 
 _TOLERANCE = 1e-12
 """Relative to the mean square of the vectors' lengths."""
+_MOST_FACES = 100
+"""For each vector; a few are usual."""
 
 
 def min_norm_shares(vectors_KD: np.ndarray, *, cap: float) -> np.ndarray:
     """Return w, float64 `[K]`: of all w with Σ w = 1 and 0 <= w <= `cap`, one with the least ‖Σ_k w_k v_k‖.
 
-    If all are equal, so are the shares. A `cap` that no shares can keep, below 1 / K, gives equal shares.
+    If all are equal, so are the shares. A `cap` that no shares can keep, below 1 / K, gives equal shares, and so do
+    vectors that are not finite.
     """
     count = len(vectors_KD)
+    equal = np.full(count, 1 / count)
+    if cap * count <= 1 or not np.isfinite(vectors_KD).all():
+        return equal
     gram_KK = vectors_KD @ vectors_KD.T
     size = float(np.trace(gram_KK)) / count
-    equal = np.full(count, 1 / count)
-    return equal if cap * count <= 1 or size == 0.0 else _descend(gram_KK / size, equal, cap)
+    return equal if size == 0.0 else _descend(gram_KK / size, equal, cap)
 
 
 def _descend(gram_KK: np.ndarray, shares: np.ndarray, cap: float) -> np.ndarray:
     """Walk to the minimum, from face to face of the polytope of allowed shares (an active-set method)."""
     is_free = np.ones(len(shares), dtype=bool)
-    # Each face is left for a lower value, and there are no more than this.
-    for _ in range(3 ** len(shares)):
+    just_released = list[int]()
+    for _ in range(_MOST_FACES * len(shares)):
         best = _minimum_on_face(gram_KK, shares, is_free)
         step, blocking = _longest_step(shares, best, is_free, cap)
+        # Each face is left for a lower value, until rounding is all that is left of the differences.
+        if blocking in just_released and step <= _TOLERANCE:
+            break
         shares = shares + step * (best - shares)
         if blocking is not None:
             shares[blocking] = 0.0 if best[blocking] < 0 else cap
             is_free[blocking] = False
             continue
-        released = _released(gram_KK @ shares, is_free, is_capped=shares > cap / 2)
-        if not released:
+        just_released = _released(gram_KK @ shares, is_free, is_capped=shares > cap / 2)
+        if not just_released:
             break
-        is_free[released] = True
+        is_free[just_released] = True
     kept: np.ndarray = shares.clip(0.0, cap)
     return kept
 

@@ -411,6 +411,8 @@ class TestMistakes:
             SpecError, match="select is greedy, which may leave out given, and the term `kl` is of given"
         ):
             job_spec(files, "fusion.select=greedy", "objective=[{term: kl}, {term: kl, of: given}]")
+        with pytest.raises(SpecError, match=r"fusion.weighting is `gate`, and no term reads the teachers as one"):
+            job_spec(files, "fusion.weighting={method: gate}", "objective=[{term: kl, of: given}]")
 
 
 def trainings(job: Job) -> Iterator[TrainingTask]:

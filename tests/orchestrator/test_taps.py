@@ -1,5 +1,8 @@
 """Jobs whose terms compare modules: what cannot be is refused before any work, and what can be trains."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,20 @@ from tests.fixtures.jobs import (
 
 STUDENT = "student={model: tests.fixtures.mapped:Mapped, inputs: {shape: [1, 4, 4]}}"
 KL = "{term: kl}"
+NORMALISING = """
+import torch
+from torch import nn
+
+MEAN = torch.tensor(0.5)
+
+
+class Normalising(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(64, 3))
+
+    def forward(self, inputs):
+        return super().forward(inputs - MEAN if float(inputs.sum()) < 1e9 else inputs)
+"""
 STORED = "teachers.given.taps={layer: {}}"
 
 
@@ -67,7 +84,11 @@ def refused(files: Path, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "error", "said"),
     [
-        ([hint("givn:layer")], SpecInvalidError, "the teacher 'givn'; did you mean 'given'? There are fitted, given,"),
+        (
+            [hint("givn:layer")],
+            SpecInvalidError,
+            "the teacher 'givn' (did you mean 'given'?), and there are fitted, given,",
+        ),
         ([hint("graph:layer")], SpecInvalidError, "teacher graph, which is an .onnx file and has none"),
         (["teachers.graph.taps={layer: {}}"], SpecInvalidError, "`taps` name modules and an .onnx file has none"),
         (
@@ -129,6 +150,28 @@ def test_shapes_are_found_whether_or_not_a_model_runs_without_numbers(files: Pat
         ("tap_1", "float16", (4, 4, 4)),
     ]
     assert job.teachers[0].test.columns == job.teachers[0].held_out.columns == job.teachers[0].train.columns[:1]
+
+
+def test_a_model_whose_module_keeps_numbers_has_them_after_its_shapes_were_found(files: Path, tmp_path: Path) -> None:
+    """In a child: the model's module has to be imported by the plan, and by nothing before."""
+    (tmp_path / "normalising.py").write_text(NORMALISING)
+    teacher = "{name: wide, model: 'normalising:Normalising', inputs: {shape: [1, 4, 4]}, fit: {}}"
+    script = (
+        "import sys; from pathlib import Path; from orchestrator.resolve import resolve\n"
+        "from tests.fixtures.jobs import job_spec\n"
+        f"resolve(job_spec(Path(sys.argv[1]), {f'teachers=[{teacher}]'!r}, {STUDENT!r}, {hint('wide:0', '0')!r}))\n"
+        "import normalising; print(normalising.MEAN.device, float(normalising.MEAN))"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(files)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert found.stdout.split() == ["cpu", "0.5"], found.stderr[-2000:]
 
 
 def identities(job: Job) -> dict[str, str]:

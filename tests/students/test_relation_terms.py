@@ -260,6 +260,28 @@ def test_a_collapsed_student_and_rows_that_are_equal_give_finite_losses_and_grad
 
 
 @all_terms
+@pytest.mark.parametrize("size", [1e-10, 1e-14, 1e-18, 1e-25])
+def test_a_student_that_is_nearly_dead_has_finite_gradients(term: BatchTerm, size: float) -> None:
+    student = (size * outputs(1)).float().requires_grad_()
+
+    (gradient,) = torch.autograd.grad(value(term, student, taught(1).float()), student)
+
+    assert gradient.isfinite().all()
+
+
+@all_terms
+def test_one_number_a_row_is_refused_on_either_side(term: BatchTerm) -> None:
+    student, tap = term.student_modules[0], term.teacher_modules[0]
+
+    def misfit(ours: tuple[int, ...], theirs: tuple[int, ...]) -> str | None:
+        return term.misfit(Shapes(num_rows=ROWS, student_taps={student: ours}, teacher_taps={tap: theirs}))
+
+    assert misfit((3,), (2, 2)) is None
+    assert "the student's output of" in (misfit((), (3,)) or "")
+    assert "the teacher's of" in (misfit((3,), ()) or "")
+
+
+@all_terms
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_a_batch_of_few_rows_has_a_finite_loss(term: BatchTerm, rows: int) -> None:
     student = outputs(1, rows=rows).requires_grad_()

@@ -1,5 +1,6 @@
 """Every weighting: its shares against numpy, scipy and scikit-learn by another route, and what all have in common."""
 
+import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch, Objective
 from students.spec import Combine
 from students.task import Target, Targets
-from students.weightings import catalogue
+from students.weightings import catalogue, min_norm
 from students.weightings.catalogue import WEIGHTINGS, WeightingConfig
 from students.weightings.column import WeightingColumnError, check_column
 from students.weightings.confidence import ConfidenceWeighting
@@ -258,6 +259,28 @@ class TestShortestMixture:
     def test_equal_vectors_and_those_of_length_0_have_equal_shares(self) -> None:
         for vectors in (np.ones((3, 4)), np.zeros((3, 4))):
             assert min_norm_shares(vectors, cap=0.6) == pytest.approx(np.full(3, 1 / 3), abs=1e-12)
+
+    def test_vectors_that_are_not_finite_have_equal_shares_so_that_the_loss_tells_of_them(self) -> None:
+        for bad in (math.nan, math.inf):
+            vectors = np.array([[1.0, bad], [2.0, 0.0], [0.0, 1.0]])
+            assert min_norm_shares(vectors, cap=0.6).tolist() == [1 / 3] * 3
+
+    def test_teachers_that_are_all_but_equal_to_the_student_take_few_steps(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        faces = []
+        once = min_norm._minimum_on_face
+        monkeypatch.setattr(min_norm, "_minimum_on_face", lambda *given: faces.append(1) or once(*given))
+        for seed in range(30):
+            rng = np.random.default_rng(seed)
+            vectors = rng.standard_normal((12, 40)) * np.repeat([1.0, 1e-6], 6)[:, None]
+
+            shares = min_norm_shares(vectors, cap=0.3)
+
+            trades = (vectors @ (vectors.T @ shares))[:, None] - (vectors @ (vectors.T @ shares))[None]
+            allowed = (shares < 0.3 - 1e-9)[None] & (shares > 1e-9)[:, None]
+            assert trades[allowed].max() < 1e-9
+        assert len(faces) < 30 * 12 * 10
 
 
 class TestInvariants:
