@@ -10,7 +10,7 @@ import torch
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
-from cluster.shards.cache import fetch_for, moments_after
+from cluster.shards.cache import fetch_for, readings_until_cheap
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
@@ -110,7 +110,10 @@ class TrainingData:
         starts = [(epoch, step if epoch == first_epoch else 0) for epoch in range(first_epoch, self._task.epochs)]
         numbers = (number for epoch, step in starts for number in self.order(epoch).openings(self._lanes, step))
         shards = ShardsAhead(
-            self._read_shard, numbers, is_ready=self._is_labelled, moments_after=lambda: moments_after(self._fetch)
+            self._read_shard,
+            numbers,
+            is_ready=self._is_labelled,
+            readings_until_cheap=lambda: readings_until_cheap(self._fetch),
         )
         for epoch, step in starts:
             yield from read_batches(shards, self.order(epoch), lanes=self._lanes, first_step=step)

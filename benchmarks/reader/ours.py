@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.reader.data import BATCH_SIZE, Data, Epoch
 from cluster.shards.ahead import ShardsAhead
-from cluster.shards.cache import fetch_for, moments_after
+from cluster.shards.cache import fetch_for, readings_until_cheap
 from cluster.shards.dataset import Dataset, write_dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.order import EpochOrder
@@ -43,7 +43,9 @@ def reader(store: ObjectStore, data: Data) -> Epoch:
     fetch = fetch_for(store)
     dataset, read = _opened(store, data, fetch)
     numbers = (number for epoch in itertools.count() for number in order_of(dataset, epoch).openings(LANES))
-    shards = ShardsAhead(read, numbers, is_ready=lambda _: True, moments_after=lambda: moments_after(fetch))
+    shards = ShardsAhead(
+        read, numbers, is_ready=lambda _: True, readings_until_cheap=lambda: readings_until_cheap(fetch)
+    )
     return lambda epoch: read_batches(shards, order_of(dataset, epoch), lanes=LANES)
 
 

@@ -22,7 +22,7 @@ class ShardsAhead:
     It is told the numbers that it will be asked for, in their order. A shard that is still in use is not read again. An
     error arrives where the shard would have been. A shard that is not ready when it could be read ahead is read when it
     is asked for: only then does anybody wait. So no thread lives longer than the reading of one shard. A shard that
-    was read `moments_after()` times is at hand: opening it takes a moment, and handing that to a thread longer.
+    was read `readings_until_cheap()` times is at hand: opening it takes a moment, and handing that to a thread longer.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class ShardsAhead:
         numbers: Iterable[int],
         *,
         is_ready: Callable[[int], bool],
-        moments_after: Callable[[], float],
+        readings_until_cheap: Callable[[], float],
         threads: int = 4,
         depth: int = 4,
     ) -> None:
-        self._read_shard, self._is_ready, self._moments_after = read_shard, is_ready, moments_after
+        self._read_shard, self._is_ready, self._readings_until_cheap = read_shard, is_ready, readings_until_cheap
         self._numbers, self._threads, self._depth = iter(numbers), threads, depth
         self._readings = Counter[int]()
         self._next = deque[int]()
@@ -59,7 +59,7 @@ class ShardsAhead:
         return shard
 
     def _pays(self, number: int) -> bool:
-        is_at_hand = number in self._in_use or self._readings[number] >= self._moments_after()
+        is_at_hand = number in self._in_use or self._readings[number] >= self._readings_until_cheap()
         return number not in self._begun and not is_at_hand
 
     def _begin(self, numbers: Iterable[int]) -> None:

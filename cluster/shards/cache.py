@@ -38,8 +38,8 @@ class CacheSizeError(EnvironmentFailure):
         return f"{_BYTES}={self.found!r}: expected a whole number of bytes, such as 20000000000, or 0 for no cache."
 
 
-def moments_after(fetch: Fetch) -> float:
-    """Return after how many fetches of a shard another takes but a moment: once its file has been hashed here."""
+def readings_until_cheap(fetch: Fetch) -> float:
+    """Return after how many readings of a shard another takes but a moment: once its file has been hashed here."""
     if isinstance(fetch, ShardCache):
         return 2 if fetch.keeps_all else math.inf
     return 1

@@ -164,16 +164,21 @@ class WatchedShards:
 @given(
     numbers=st.lists(st.integers(0, 5), max_size=30),
     ready=st.sets(st.integers(0, 5)),
-    moments_after=st.sampled_from([1, 2, math.inf]),
+    readings_until_cheap=st.sampled_from([1, 2, math.inf]),
     threads=st.integers(1, 4),
     depth=st.integers(1, 6),
 )
 @settings(deadline=None, max_examples=50)
 def test_whoever_reads_them_and_when_shards_are_those_that_were_asked_for(
-    numbers: list[int], ready: set[int], moments_after: float, threads: int, depth: int
+    numbers: list[int], ready: set[int], readings_until_cheap: float, threads: int, depth: int
 ) -> None:
     shards = ShardsAhead(
-        shard, numbers, is_ready=ready.__contains__, moments_after=lambda: moments_after, threads=threads, depth=depth
+        shard,
+        numbers,
+        is_ready=ready.__contains__,
+        readings_until_cheap=lambda: readings_until_cheap,
+        threads=threads,
+        depth=depth,
     )
 
     assert [int(shards(number)["x"][0, 0]) for number in numbers] == numbers
@@ -181,7 +186,7 @@ def test_whoever_reads_them_and_when_shards_are_those_that_were_asked_for(
 
 def test_the_next_shards_are_read_while_one_is_used_and_no_more_than_allowed() -> None:
     read = WatchedShards()
-    shards = ShardsAhead(read, range(10), is_ready=always, moments_after=lambda: math.inf, threads=9, depth=3)
+    shards = ShardsAhead(read, range(10), is_ready=always, readings_until_cheap=lambda: math.inf, threads=9, depth=3)
 
     shards(0)
     read.await_begun(0, 1, 2, 3)
@@ -197,7 +202,7 @@ def test_the_next_shards_are_read_while_one_is_used_and_no_more_than_allowed() -
 def test_as_many_shards_are_read_side_by_side_as_there_may_be_threads() -> None:
     read = WatchedShards()
     read.held = {1: threading.Event(), 2: threading.Event()}
-    shards = ShardsAhead(read, range(10), is_ready=always, moments_after=lambda: math.inf, threads=2, depth=5)
+    shards = ShardsAhead(read, range(10), is_ready=always, readings_until_cheap=lambda: math.inf, threads=2, depth=5)
 
     shards(0)
     read.await_begun(1, 2)
@@ -210,11 +215,13 @@ def test_as_many_shards_are_read_side_by_side_as_there_may_be_threads() -> None:
     assert sorted(read.begun) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("moments_after", "ahead"), [(1, 2), (2, 5), (math.inf, 8)])
-def test_a_shard_is_read_ahead_until_it_is_at_hand_and_then_by_whoever_asks(moments_after: float, ahead: int) -> None:
+@pytest.mark.parametrize(("readings_until_cheap", "ahead"), [(1, 2), (2, 5), (math.inf, 8)])
+def test_a_shard_is_read_ahead_until_it_is_at_hand_and_then_by_whoever_asks(
+    readings_until_cheap: float, ahead: int
+) -> None:
     read = WatchedShards()
     numbers = [0, 1, 2] * 3
-    shards = ShardsAhead(read, numbers, is_ready=always, moments_after=lambda: moments_after, depth=2)
+    shards = ShardsAhead(read, numbers, is_ready=always, readings_until_cheap=lambda: readings_until_cheap, depth=2)
 
     for number in numbers:
         shards(number)
@@ -229,7 +236,7 @@ def test_a_shard_is_read_ahead_until_it_is_at_hand_and_then_by_whoever_asks(mome
 def test_an_error_arrives_where_the_shard_would_have() -> None:
     read = WatchedShards()
     read.errors[2] = UnreadableError("lost")
-    shards = ShardsAhead(read, range(5), is_ready=always, moments_after=lambda: math.inf, threads=4)
+    shards = ShardsAhead(read, range(5), is_ready=always, readings_until_cheap=lambda: math.inf, threads=4)
 
     shards(0)
     read.await_begun(2)
@@ -240,7 +247,9 @@ def test_an_error_arrives_where_the_shard_would_have() -> None:
 
 def test_a_shard_that_several_lanes_use_at_a_time_is_read_once() -> None:
     read = WatchedShards()
-    shards = ShardsAhead(read, [0, 0, 1, 0, 1], is_ready=always, moments_after=lambda: math.inf, threads=4, depth=2)
+    shards = ShardsAhead(
+        read, [0, 0, 1, 0, 1], is_ready=always, readings_until_cheap=lambda: math.inf, threads=4, depth=2
+    )
 
     used = [shards(number) for number in (0, 0, 1, 0, 1)]
 
@@ -251,7 +260,7 @@ def test_a_shard_that_several_lanes_use_at_a_time_is_read_once() -> None:
 
 def test_a_shard_that_nobody_uses_any_more_is_given_up_and_read_again() -> None:
     read = WatchedShards()
-    shards = ShardsAhead(read, [0, 1, 2, 0], is_ready=always, moments_after=lambda: math.inf, threads=1, depth=1)
+    shards = ShardsAhead(read, [0, 1, 2, 0], is_ready=always, readings_until_cheap=lambda: math.inf, threads=1, depth=1)
 
     for number in (0, 1, 2, 0):
         shards(number)
@@ -263,7 +272,7 @@ def test_a_shard_that_nobody_uses_any_more_is_given_up_and_read_again() -> None:
 
 def test_a_shard_that_is_not_ready_is_read_when_it_is_asked_for_by_whoever_asks() -> None:
     read, ready = WatchedShards(), {0, 2}
-    shards = ShardsAhead(read, range(3), is_ready=ready.__contains__, moments_after=lambda: math.inf, threads=2)
+    shards = ShardsAhead(read, range(3), is_ready=ready.__contains__, readings_until_cheap=lambda: math.inf, threads=2)
     shards(0)
     read.await_begun(2)
 
@@ -280,7 +289,7 @@ def test_an_error_of_the_question_whether_a_shard_is_ready_arrives_too() -> None
             raise UnreadableError("no answer")
         return True
 
-    shards = ShardsAhead(shard, range(3), is_ready=is_ready, moments_after=lambda: math.inf, threads=1)
+    shards = ShardsAhead(shard, range(3), is_ready=is_ready, readings_until_cheap=lambda: math.inf, threads=1)
     shards(0)
 
     with pytest.raises(UnreadableError):
@@ -290,7 +299,9 @@ def test_an_error_of_the_question_whether_a_shard_is_ready_arrives_too() -> None
 def test_threads_end_with_the_shards_that_they_read_when_nobody_asks_any_more() -> None:
     read = WatchedShards()
     read.held[2] = threading.Event()
-    shards = ShardsAhead(read, itertools.count(), is_ready=always, moments_after=lambda: math.inf, threads=4, depth=4)
+    shards = ShardsAhead(
+        read, itertools.count(), is_ready=always, readings_until_cheap=lambda: math.inf, threads=4, depth=4
+    )
     shards(0)
     read.await_begun(0, 1, 2, 3, 4)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cluster.identity import digest_of
-from cluster.shards.cache import CacheSizeError, ShardCache, fetch_for, moments_after
+from cluster.shards.cache import CacheSizeError, ShardCache, fetch_for, readings_until_cheap
 from cluster.shards.verified import ShardCorruptError, fetch_verified
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
@@ -212,18 +212,18 @@ def test_processes_share_a_folder_that_is_too_small_for_all(store: CountedStore,
 
 def test_a_directory_needs_no_cache(tmp_path: Path) -> None:
     assert fetch_for(DirectoryStore(tmp_path)) is fetch_verified
-    assert moments_after(fetch_verified) == 1
+    assert readings_until_cheap(fetch_verified) == 1
 
 
 def test_a_cache_that_had_to_let_something_go_promises_nothing(store: CountedStore, folder: Path) -> None:
     cache = ShardCache(folder, max_bytes=2000)
     for number in range(2):
         fetch(cache, store, number)
-    assert moments_after(cache) == 2
+    assert readings_until_cheap(cache) == 2
 
     fetch(cache, store, 2)
 
-    assert moments_after(cache) == math.inf
+    assert readings_until_cheap(cache) == math.inf
 
 
 @pytest.mark.parametrize("max_bytes", [0, 999])
@@ -232,7 +232,7 @@ def test_a_cache_too_small_for_a_shard_promises_nothing(store: CountedStore, fol
 
     fetch(cache, store, 0)
 
-    assert moments_after(cache) == math.inf
+    assert readings_until_cheap(cache) == math.inf
 
 
 def test_no_bytes_means_no_cache(
