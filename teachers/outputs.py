@@ -10,6 +10,8 @@ from cluster.errors import TeacherError
 
 _LARGEST = float(np.finfo(np.float16).max)
 
+Entry = Literal["class", "channel", "value"]
+
 _PLURALS = {"class": "classes", "channel": "channels", "value": "the axes of a tap"}
 _KINDS = {"class": "logits", "channel": "hidden states", "value": "outputs of the tapped module"}
 _ENTROPY, _CONFIDENCE = "entropy", "confidence"
@@ -29,23 +31,25 @@ class OutputRefusedError(TeacherError):
         )
 
 
-def check_output(
-    values: torch.Tensor,
-    *,
-    shape: tuple[int, ...],
-    teacher: str,
-    shard: int,
-    first_row: int = 0,
-    entry: Literal["class", "channel", "value"] = "class",
+def check_shape(
+    values: torch.Tensor, shape: tuple[int, ...], *, teacher: str, shard: int, entry: Entry = "class"
 ) -> None:
-    """Refuse logits, hidden states or taps that are not finite, do not fit into float16, or are not of `shape`.
+    """Refuse logits or taps that are not of `shape`.
 
     Raises:
-        OutputRefusedError: with the first row that is wrong; the batch begins with row `first_row` of the shard.
+        OutputRefusedError: with both shapes.
     """
     if values.shape != shape:
         found, expected = f"an output of shape {list(values.shape)}", f"{list(shape)}: rows, {_PLURALS[entry]}"
         raise OutputRefusedError(teacher, shard, found, expected)
+
+
+def check_values(values: torch.Tensor, *, teacher: str, shard: int, first_row: int = 0, entry: Entry = "class") -> None:
+    """Refuse logits, hidden states or taps `[rows, ...]` that are not finite, or do not fit into float16.
+
+    Raises:
+        OutputRefusedError: with the first row that is wrong; `values` begin with row `first_row` of the shard.
+    """
     wrong = ~(values.abs() <= _LARGEST)  # also true of NaN
     if wrong.any():
         row, *position, place = wrong.nonzero()[0].tolist()

@@ -161,6 +161,28 @@ def test_what_is_stored_of_modules_is_what_they_give(tmp_path: Path, batch_size:
         assert LogitsReader(labels).read(0) == pytest.approx(module(torch.from_numpy(X)).numpy(), abs=2e-3)
 
 
+@pytest.mark.parametrize("codec", ["topk with draws", "sampled", "hidden"])
+@pytest.mark.parametrize("values_at_once", [1, 2 * CLASSES * 5, 1 << 20])
+def test_how_many_batches_are_checked_in_one_call_changes_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, values_at_once: int
+) -> None:
+    _, alone, _ = label(tmp_path / "alone", CODECS[codec])
+    monkeypatch.setattr("teachers.labeller._VALUES_AT_ONCE", values_at_once)
+
+    _, together, _ = label(tmp_path / "together", CODECS[codec])
+
+    assert together == alone
+
+
+def test_logits_of_another_shape_are_refused_before_batches_are_joined(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    store, config = DirectoryStore(tmp_path), teacher(CODECS["dense"], classes=CLASSES)
+    labeller = labeller_of(store, config, Smooth(classes=CLASSES), batch_size=5)
+
+    with pytest.raises(OutputRefusedError, match=r"shape \[5, 6\], expected \[5, 7\]: rows, classes"):
+        labeller.outputs(record_of(config.labels, CLASSES + 1), 0, {"x": X})
+
+
 def test_an_output_of_a_module_that_is_no_number_is_refused_though_the_logits_are(tmp_path: Path) -> None:
     module = Smooth(classes=CLASSES)
     with torch.no_grad():

@@ -7,11 +7,12 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from cluster.errors import TeacherError
-from teachers.outputs import OutputRefusedError, check_output, figures_of, statistics_of
+from teachers.outputs import OutputRefusedError, check_shape, check_values, figures_of, statistics_of
 
 
 def check(logits: np.ndarray, *, shape: tuple[int, ...] = (4, 3), first_row: int = 0) -> None:
-    check_output(torch.from_numpy(logits), shape=shape, teacher="wide", shard=7, first_row=first_row)
+    check_shape(torch.from_numpy(logits), shape, teacher="wide", shard=7)
+    check_values(torch.from_numpy(logits), teacher="wide", shard=7, first_row=first_row)
 
 
 def logits_with(value: float) -> np.ndarray:
