@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, readings_until_cheap
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
-from cluster.shards.logits import LogitsReader
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
@@ -27,7 +26,7 @@ from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.stored_taps import StoredTaps
+from students.stored_labels import StoredLabels
 from students.task import Execution, TrainingTask
 
 _ROWS = ".rows"
@@ -73,15 +72,22 @@ class TrainingData:
         self._fetch = fetch_for(store)
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
-        self._ensemble = Ensemble.open(store, task.targets) if task.targets else None
-        parts = self._ensemble.used(task.targets.parts) if task.targets and self._ensemble else ()
-        self._label_sets = [LogitsReader(_open_labels(store, part.labels, self._fetch)) for part in parts]
-        self._stored_taps = [
-            StoredTaps(_open_labels(store, record, self._fetch), task.modules_of(record.teacher))
-            for record in task.stored_taps
-        ]
-        self._read_at = target_temperature(task.objective)
         self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
+        self._read_at = target_temperature(task.objective)
+        # A target that no term reads needs no labels, and nothing that is learned of them.
+        self._targets = task.targets if self._reads & {"target", "sparse"} else None
+        self._ensemble = Ensemble.open(store, self._targets) if self._targets else None
+        parts = self._ensemble.used(self._targets.parts) if self._targets and self._ensemble else []
+        sets = list(dict.fromkeys([*(part.labels for part in parts), *task.stored_taps]))
+        self._target_places = [sets.index(part.labels) for part in parts]
+        self._label_sets = [
+            StoredLabels(
+                _open_labels(store, record, self._fetch),
+                with_logits=place in self._target_places,
+                modules=task.modules_of(record.teacher),
+            )
+            for place, record in enumerate(sets)
+        ]
         self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
@@ -91,7 +97,7 @@ class TrainingData:
 
     def shapes(self) -> Shapes:
         """Return what is known of the rows, and of outputs that are stored with them."""
-        stored = {tap: shape for taps in self._stored_taps for tap, shape in taps.shapes().items()}
+        stored = {tap: shape for labels in self._label_sets for tap, shape in labels.shapes().items()}
         return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=stored)
 
     def order(self, epoch: int) -> EpochOrder:
@@ -131,8 +137,8 @@ class TrainingData:
         target, each = self._of_teachers(arrays)
         taps = {
             tap: output.to(device, non_blocking=True)
-            for place, stored in enumerate(self._stored_taps, start=len(self._label_sets))
-            for tap, output in stored.decode(_columns_of(place, arrays)).items()
+            for place, labels in enumerate(self._label_sets)
+            for tap, output in labels.taps(_columns_of(place, arrays)).items()
         }
         teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
@@ -149,17 +155,18 @@ class TrainingData:
     def _sparse_target(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> SparseTarget | None:
         if "sparse" not in self._reads:
             return None
-        (labels,) = self._label_sets
-        return SparseTarget.of(labels.decode_sparse(_columns_of(0, arrays), temperature=self._read_at)).to(device)
+        (place,) = self._target_places
+        labels = self._label_sets[place].logits
+        return SparseTarget.of(labels.decode_sparse(_columns_of(place, arrays), temperature=self._read_at)).to(device)
 
     def _of_teachers(self, arrays: Mapping[str, np.ndarray]) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
-        targets = self._task.targets
+        targets = self._targets
         if targets is None or self._ensemble is None or "target" not in self._reads:
             return None, {}
         logits = [
-            labels.decode(_columns_of(place, arrays), temperature=self._read_at)
-            for place, labels in enumerate(self._label_sets)
+            self._label_sets[place].logits.decode(_columns_of(place, arrays), temperature=self._read_at)
+            for place in self._target_places
         ]
         log_probs_KNC = self._ensemble.calibrated(logits)
         names = self._ensemble.used(names_of(targets))
@@ -170,23 +177,18 @@ class TrainingData:
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)
         inputs = input_array(arrays, self._task.model.inputs)
-        kept = {LABEL, self._task.targets.weighting.column_read if self._task.targets else None}
+        kept = {LABEL, self._targets.weighting.column_read if self._targets else None}
         columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
         columns |= {} if self._live is None else self._live.columns(arrays)
         if self._needs_rows:
             columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
-        for place, (labels, read) in enumerate(self._readers()):
-            self._wait_for(labels, number)
-            columns |= {_target_name(place, name): array for name, array in read(number).items()}
+        for place, labels in enumerate(self._label_sets):
+            self._wait_for(labels.labels, number)
+            columns |= {_target_name(place, name): array for name, array in labels.read(number).items()}
         return columns
 
-    def _readers(self) -> Iterator[tuple[LabelSet, Callable[[int], dict[str, np.ndarray]]]]:
-        """Yield label sets, and what reads a shard of them: first those with targets, then those with taps."""
-        yield from ((reader.labels, reader.columns) for reader in self._label_sets)
-        yield from ((taps.labels, taps.read) for taps in self._stored_taps)
-
     def _is_labelled(self, number: int) -> bool:
-        return all(labels.committed(number) is not None for labels, _ in self._readers())
+        return all(stored.labels.committed(number) is not None for stored in self._label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s

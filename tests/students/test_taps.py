@@ -1,5 +1,6 @@
 """Terms over outputs of modules, end to end in one process: stored or live, they are what the models give."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from students.objectives.term import RowTerm, TeacherTap, TermInputs
 from students.task import Execution, LiveTeacher, TrainedRecord, TrainingTask
 from tests.fixtures.crashing_store import Killed
 from tests.fixtures.taught import HINT, KL, ROWS, WIDTH, Taught
-from tests.fixtures.tiny import Smooth, numbered, task, write_rows
+from tests.fixtures.tiny import Smooth, label_record, numbered, targets, task, write_rows
 
 CPU = torch.device("cpu")
 
@@ -200,13 +201,53 @@ def test_rows_are_numbered_through_the_shards_and_only_where_a_term_asks(tmp_pat
     assert {batch.rows_N for batch in batches(plain)} == {None}
 
 
+def test_a_teacher_that_no_term_matches_is_read_for_its_modules_alone(taught: Taught) -> None:
+    training = taught.stored(objective=(HINT,))
+    unlearned = training.targets.model_copy(update={"ensemble": "ensembles/nobody-learned-it.json"})
+    data = TrainingData(
+        taught.store, training.model_copy(update={"targets": unlearned}), Execution(), rank=0, world_size=1
+    )
+
+    assert set(data._read_shard(0)) == {"x", "label", "0.tap_0"}
+    assert data._is_labelled(0)
+    labels = task(taught.train, taught.held_out, targets=targets(label_record(taught.train, "unborn")))
+    assert set(TrainingData(taught.store, labels, Execution(), rank=0, world_size=1)._read_shard(0)) == {"x", "label"}
+
+
+class CountsReadings:
+    """Hands everything to another store, and counts the times that each object is fetched."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store, self.readings = store, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, key: str) -> memoryview:
+        self.readings[key] += 1
+        return self._store.get(key)
+
+
+def test_a_shard_with_distributions_and_outputs_is_opened_once(
+    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COFFEY_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COFFEY_CACHE_BYTES", "0")
+    store = CountsReadings(taught.store)
+
+    data = TrainingData(store, taught.stored(), Execution(), rank=0, world_size=1)
+    assert set(data._read_shard(0)) == {"x", "label", "0.logits", "0.tap_0"}
+
+    assert [count for key, count in store.readings.items() if "/data/" in key] == [1]
+
+
 def test_columns_that_no_term_reads_are_not_read(taught: Taught) -> None:
     training = taught.stored(objective=(KL,), stored_taps=())
     data = TrainingData(taught.store, training, Execution(), rank=0, world_size=1)
 
     assert set(data._read_shard(0)) == {"x", "label", "0.logits"}
     data = TrainingData(taught.store, taught.stored(), Execution(), rank=0, world_size=1)
-    assert set(data._read_shard(0)) == {"x", "label", "0.logits", "1.tap_0"}
+    assert set(data._read_shard(0)) == {"x", "label", "0.logits", "0.tap_0"}
 
 
 def test_taps_are_part_of_the_identity_of_a_training_and_trainings_without_any_are_what_they_were(
