@@ -1,6 +1,7 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
 import itertools
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
@@ -9,7 +10,7 @@ import torch
 
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
-from cluster.shards.ahead import ShardsAhead, prefetched
+from cluster.shards.ahead import SHARDS_AHEAD, ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, readings_until_cheap
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
@@ -26,7 +27,7 @@ from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.stored_labels import StoredLabels
+from students.stored_labels import RowsInPlace, StoredLabels
 from students.task import Execution, TrainingTask
 
 _ROWS = ".rows"
@@ -35,7 +36,7 @@ _POLL_S = 0.1
 _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
 # stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last one is for rows
-# so large that the first would leave next to nothing to shuffle.
+# so large that the first would leave next to nothing to shuffle; labels that take more wait in their shards.
 _WINDOWS_BYTES = 24 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
 _LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
@@ -94,6 +95,7 @@ class TrainingData:
         self.columns = record.columns
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
+        self._in_place = self._rows_in_place()
 
     def shapes(self) -> Shapes:
         """Return what is known of the rows, and of outputs that are stored with them."""
@@ -134,11 +136,12 @@ class TrainingData:
         config = self._task.model.inputs
         inputs = to_inputs(input_array(arrays, config), config)
         labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
-        target, each = self._of_teachers(arrays)
+        stored = self._stored(arrays)
+        target, each = self._of_teachers(arrays, stored)
         taps = {
             tap: output.to(device, non_blocking=True)
-            for place, labels in enumerate(self._label_sets)
-            for tap, output in labels.taps(_columns_of(place, arrays)).items()
+            for labels, columns in zip(self._label_sets, stored, strict=True)
+            for tap, output in labels.taps(columns).items()
         }
         teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
@@ -149,23 +152,32 @@ class TrainingData:
             taps,
             teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
             teacher_inputs={name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
-            sparse=self._sparse_target(arrays, device),
+            sparse=self._sparse_target(stored, device),
         )
 
-    def _sparse_target(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> SparseTarget | None:
+    def _stored(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Return the columns of each label set for rows that a window gave."""
+        places = range(len(self._label_sets))
+        if self._in_place is None:
+            return [_columns_of(place, arrays) for place in places]
+        return [self._in_place.rows(place, arrays[_ROWS]) for place in places]
+
+    def _sparse_target(self, stored: Sequence[Mapping[str, np.ndarray]], device: torch.device) -> SparseTarget | None:
         if "sparse" not in self._reads:
             return None
         (place,) = self._target_places
         labels = self._label_sets[place].logits
-        return SparseTarget.of(labels.decode_sparse(_columns_of(place, arrays), temperature=self._read_at)).to(device)
+        return SparseTarget.of(labels.decode_sparse(stored[place], temperature=self._read_at)).to(device)
 
-    def _of_teachers(self, arrays: Mapping[str, np.ndarray]) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+    def _of_teachers(
+        self, arrays: Mapping[str, np.ndarray], stored: Sequence[Mapping[str, np.ndarray]]
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
         targets = self._targets
         if targets is None or self._ensemble is None or "target" not in self._reads:
             return None, {}
         logits = [
-            self._label_sets[place].logits.decode(_columns_of(place, arrays), temperature=self._read_at)
+            self._label_sets[place].logits.decode(stored[place], temperature=self._read_at)
             for place in self._target_places
         ]
         log_probs_KNC = self._ensemble.calibrated(logits)
@@ -180,12 +192,25 @@ class TrainingData:
         kept = {LABEL, self._targets.weighting.column_read if self._targets else None}
         columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
         columns |= {} if self._live is None else self._live.columns(arrays)
-        if self._needs_rows:
+        if self._needs_rows or self._in_place:
             columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
-        for place, labels in enumerate(self._label_sets):
+        for labels in self._label_sets:
             self._wait_for(labels.labels, number)
+        if self._in_place:
+            self._in_place.open(number)
+            return columns
+        for place, labels in enumerate(self._label_sets):
             columns |= {_target_name(place, name): array for name, array in labels.read(number).items()}
         return columns
+
+    def _rows_in_place(self) -> RowsInPlace | None:
+        """Return what gives rows of labels that are too large for the windows of inputs."""
+        window_rows, shard_rows = self.order(0).window_rows, [shard.rows for shard in self._dataset.record.shards]
+        row_bytes = sum(labels.row_bytes for labels in self._label_sets)
+        if len(self._lanes) * window_rows * row_bytes <= _LARGEST_WINDOWS_BYTES:
+            return None
+        shards_of_lane = math.ceil(window_rows / shard_rows[0]) + 1
+        return RowsInPlace(self._label_sets, shard_rows, open_shards=len(self._lanes) * shards_of_lane + SHARDS_AHEAD)
 
     def _is_labelled(self, number: int) -> bool:
         return all(stored.labels.committed(number) is not None for stored in self._label_sets)
