@@ -16,10 +16,11 @@ from orchestrator.labellers import ResolvedTeacher, resolve_teacher
 from orchestrator.probing import check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
-from orchestrator.splits import DatasetIds, dataset_ids
+from orchestrator.splits import DatasetIds, columns_of_rows, dataset_ids
 from orchestrator.trainings import Lesson, lone_tasks, student_task
 from students.ensembles.record import check_num_weights, ensemble_key
 from students.task import Target, Targets, TrainingTask
+from students.weightings.column import check_column
 
 RECIPE = 1
 EVALUATION_RECIPE = 2
@@ -75,12 +76,15 @@ def resolve(spec: JobSpec) -> Job:
         WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
         ModelSourceError: a model's module cannot be found.
         CodecMisfitError: a teacher's labels cannot be stored as the spec says.
+        WeightingColumnError: the fusion asks for a column that the rows do not have.
         TooManyWeightsError: there are too many classes for the way in which teachers are combined.
         ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
             there, or what it gives cannot be stored or compared.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
+    if spec.fusion.weighting.column_read is not None:
+        check_column(spec.fusion.weighting, columns_of_rows(spec.data))
     check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
     probed = probe(spec, num_classes=len(classes))
     check_terms(spec, probed.shapes(num_classes=len(classes)))
