@@ -2,7 +2,7 @@
 
 It measures no speed. Exits with 1 if any promise was broken; the seeds that it prints repeat what it did.
 
-    python benchmarks/faults.py [--seed N] [--schedules N] [--kills N] [--commits N] [--flips N]
+    python benchmarks/faults.py [--seed N] [--schedules N] [--kills N] [--drivers N] [--commits N] [--flips N]
 """
 
 import argparse
@@ -20,8 +20,10 @@ from pathlib import Path
 from moto.server import ThreadedMotoServer
 
 from tests.fixtures import ceph
+from tests.fixtures.ray_head import running_head
 from tests.fixtures.s3_servers import Credentials, S3Server
 from tests.simulation.commits import commit_through_losses
+from tests.simulation.drivers import kill_drivers
 from tests.simulation.flips import flip_bits
 from tests.simulation.kills import kill_labelling
 from tests.simulation.schedules import ViolatedSchedule, run_schedule
@@ -47,12 +49,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--drivers", type=int, default=20)
     parser.add_argument("--commits", type=int, default=10_000)
     parser.add_argument("--flips", type=int, default=10_000)
     options = parser.parse_args()
     parts: list[tuple[Callable[[int, int], Outcome], int]] = [
         (schedules, options.schedules),
         (kills, options.kills),
+        (drivers, options.drivers),
         (flips, options.flips),
         (commits, options.commits),
     ]
@@ -86,6 +90,15 @@ def kills(seed: int, count: int) -> Outcome:
     broken = result.rows_lost + result.rows_doubled + (wasted > 1)
     figures = asdict(result) | {"shards_wasted_per_kill": wasted}
     return Outcome("killed processes", result.kills, broken, figures)
+
+
+def drivers(seed: int, count: int) -> Outcome:
+    """Kill drivers, one half of them while they label and one while they train."""
+    with tempfile.TemporaryDirectory() as folder, running_head() as head:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_file)}
+        result = kill_drivers(Path(folder), head.address, labelling=count - count // 2, training=count // 2, seed=seed)
+    broken = result.commits_lost + result.shards_wrong + (result.rows_wasted > result.rows_wasted_at_most)
+    return Outcome("killed drivers", result.kills, broken + (not result.is_same_student), asdict(result))
 
 
 def flips(seed: int, count: int) -> Outcome:

@@ -46,7 +46,9 @@ class RunContext:
         self.finished(planned, seconds=time.monotonic() - started_s, rows=account.rows)
 
     def reused(self, planned: PlannedStep) -> None:
-        """Note a step whose result was there."""
+        """Note a step whose result was there, unless this run has done it."""
+        if any(result.name == planned.name for result in self.results):
+            return
         self.progress.finished(planned.name, outcome="reused", seconds=0.0, rows=None)
         self.results.append(StepResult(name=planned.name, kind=planned.kind, outcome="reused", seconds=0.0))
 

@@ -12,8 +12,10 @@ from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
+from orchestrator.labelled import Labelled, needed_label_sets, teachers_left_out
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.placement import Placement, check_room, place
-from orchestrator.resolve import Job, ResolvedTeacher, resolve
+from orchestrator.resolve import Job, resolve
 from orchestrator.spec import JobSpec
 from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord
@@ -45,8 +47,8 @@ class Plan(Config):
     pipelined: bool
     """Whether training starts while labels still arrive."""
     pipelined_because: str
-    fused: FusedWhen
-    """When the teachers become one target."""
+    fused: FusedWhen | None
+    """When the teachers become one target; None where there are none."""
     fused_because: str
 
 
@@ -54,14 +56,18 @@ def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
     """Say what is done and what is left.
 
     A cluster at an address is taken to be large enough; what does not fit is said when the run reaches it.
+
+    Raises:
+        SealMisfitError: labels that count as complete are not those of their data set; and what `resolve` raises.
     """
     inspection = Inspection(resolve(spec), store)
+    inspection.check_seals()
     placement = None
     if spec.cluster.address is None:
         capacity = local_capacity(spec.cluster.cpus)
         inspection.check_room(capacity)
         placement = inspection.place(capacity)
-    fused, fused_because = fused_when(spec.fusion, spec.objective)
+    fused, fused_because = fused_when(spec.fusion, spec.objective) if spec.teachers else (None, "there are no teachers")
     return Plan(
         name=spec.name,
         store=store.uri,
@@ -82,6 +88,7 @@ class Inspection:
             identity: read_record(store, key, DatasetRecord) if store.exists(key := dataset_key(identity)) else None
             for identity in job.datasets.distinct()
         }
+        self._labelled, self._left_out = Labelled(store, self._datasets), teachers_left_out(store, job)
 
     def steps(self) -> tuple[PlannedStep, ...]:
         """Return all steps in the order of the data's way."""
@@ -91,7 +98,7 @@ class Inspection:
         steps += [self.label(teacher) for teacher in job.teachers]
         if (method := job.spec.fusion.calibration) is not None:
             steps += [self.calibrate(teacher, method) for teacher in job.teachers]
-        if job.fusion.ensemble is not None:
+        if job.fusion is not None and job.fusion.ensemble is not None:
             steps.append(self.combine(job.fusion.ensemble))
         if job.fused is not None:
             steps.append(self.fuse(job.fused))
@@ -121,14 +128,18 @@ class Inspection:
 
     def label(self, teacher: ResolvedTeacher) -> PlannedStep:
         """Count the committed shards of a teacher."""
-        records = [self._datasets[record.dataset] for record in teacher.label_sets]
+        needed = self.needed(teacher)
+        records = [self._datasets[record.dataset] for record in needed]
         rows = [sum(shard.rows for shard in record.shards) if record else None for record in records]
-        for record in teacher.label_sets:
+        for record in needed:
             LabelSet(self._store, record).check_description()
-        done = sum(self._rows_labelled(record) for record in teacher.label_sets)
-        sealed = sum(LabelSet(self._store, record).is_sealed() for record in teacher.label_sets)
+        done = sum(self._labelled.num_rows(record) for record in needed)
+        sealed = sum(self._labelled.is_sealed(record) for record in needed)
         known = None if None in rows else sum(count for count in rows if count is not None)
         state: StepState = "done" if sealed == len(records) else ("partial" if done else "to do")
+        note = f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve"
+        if teacher.train not in needed:
+            note += ", no training rows " + ("before it is selected" if self._left_out is None else "are read")
         return PlannedStep(
             name=f"label:{teacher.config.name}",
             kind="label",
@@ -136,8 +147,23 @@ class Inspection:
             state=state,
             rows=known,
             rows_done=done,
-            note=f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve",
+            note=note,
         )
+
+    def check_seals(self) -> None:
+        """Raise `SealMisfitError` if labels that count as complete are not those of their data set."""
+        records = [record for teacher in self._job.teachers for record in self.needed(teacher)]
+        for record in [*records, *([] if self._job.fused is None else [self._job.fused])]:
+            self._labelled.check_seal(record)
+
+    def needed(self, teacher: ResolvedTeacher) -> tuple[LabelSetRecord, ...]:
+        """Return the label sets of a teacher that anybody reads, as far as that is known."""
+        return needed_label_sets(self._job, teacher, self._left_out)
+
+    @property
+    def awaits_selection(self) -> bool:
+        """Whether held-out rows are still to say which teachers have a say."""
+        return self._left_out is None
 
     def calibrate(self, teacher: ResolvedTeacher, method: Method) -> PlannedStep:
         """Look for a teacher's calibration."""
@@ -155,8 +181,7 @@ class Inspection:
     def fuse(self, record: LabelSetRecord) -> PlannedStep:
         """Look for the fused labels."""
         dataset = self._datasets[record.dataset]
-        done = self._rows_labelled(record)
-        is_sealed = LabelSet(self._store, record).is_sealed()
+        done, is_sealed = self._labelled.num_rows(record), self._labelled.is_sealed(record)
         return PlannedStep(
             name="fuse",
             kind="fuse",
@@ -178,7 +203,7 @@ class Inspection:
         assert self._job.spec.baseline is not None  # noqa: S101 - called only with baselines in the job
         lengths = ", ".join(map(str, self._job.spec.baseline.epochs))
         tasks = tuple(task for tasks in self._job.baselines for task in tasks)
-        return self._trained("baseline", "baseline", tasks, note=f"without teachers, {lengths} epochs")
+        return self._trained("baseline", "baseline", tasks, note=f"on labels alone, {lengths} epochs")
 
     def evaluate(self) -> PlannedStep:
         """Look for the figures."""
@@ -211,19 +236,7 @@ class Inspection:
 
     def missing(self, record: LabelSetRecord) -> list[int]:
         """Return the shards of a label set that are not committed; the data set has to exist."""
-        dataset = self._datasets[record.dataset]
-        assert dataset is not None  # noqa: S101 - called after ingest
-        labels = LabelSet(self._store, record)
-        committed = set() if labels.is_sealed() else labels.committed_numbers()
-        return [] if labels.is_sealed() else [n for n in range(len(dataset.shards)) if n not in committed]
-
-    def _rows_labelled(self, record: LabelSetRecord) -> int:
-        dataset, labels = self._datasets[record.dataset], LabelSet(self._store, record)
-        if dataset is None:
-            return 0
-        if labels.is_sealed():
-            return dataset.rows
-        return sum(dataset.shards[number].rows for number in labels.committed_numbers() if number < len(dataset.shards))
+        return self._labelled.missing(record)
 
     def _trained(self, name: str, kind: StepKind, tasks: tuple[TrainingTask, ...], *, note: str) -> PlannedStep:
         done = sum(self._store.exists(task.record_key) for task in tasks)

@@ -62,7 +62,9 @@ def run_job(spec: JobSpec, store: ObjectStore, *, command: str, progress: Progre
 def _do_steps(context: RunContext) -> PartialResult | None:
     """Do what is left; return what could not be done although everything else could."""
     ingest(context)
-    steps = context.inspect().steps()
+    inspection = context.inspect()
+    inspection.check_seals()
+    steps = inspection.steps()
     if all(step.state == "done" for step in steps):
         for step in steps[1:]:
             context.reused(step)

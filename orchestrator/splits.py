@@ -6,9 +6,10 @@ import numpy as np
 
 from cluster.identity import identity_of
 from cluster.shards.order import permutation
-from cluster.shards.schema import LABEL, NO_LABEL, ROW
+from cluster.shards.schema import LABEL, NO_LABEL, ROW, Column, columns_of
 from orchestrator.sources.arrays import Rows, SourceRows
 from orchestrator.sources.errors import TooFewLabelsError
+from orchestrator.sources.read import read_source
 from orchestrator.sources.spec import DataConfig, DigitsSource
 
 RECIPE = 1
@@ -74,6 +75,12 @@ def divide(source: SourceRows, config: DataConfig) -> dict[str, dict[str, np.nda
         "held_out": _columns(source.train, order[:held_out], kept),
         "test": _columns(source.test, np.arange(len(source.test)), np.ones(len(source.test), dtype=bool)),
     }
+
+
+def columns_of_rows(config: DataConfig) -> tuple[Column, ...]:
+    """Return the columns that every data set will have; reads the source, and raises as `read_source` does."""
+    no_rows = np.arange(0)
+    return columns_of(_columns(read_source(config).train, no_rows, no_rows))
 
 
 def _columns(rows: Rows, picked: np.ndarray, has_label: np.ndarray) -> dict[str, np.ndarray]:

@@ -40,11 +40,8 @@ def unweighable(teachers: Sequence[str], fusion: FusionConfig, objective: Sequen
         )
     if isinstance(weighting, RoutingWeighting) and (unknown := sorted(set(weighting.routes) - set(teachers))):
         yield f"fusion.weighting.routes: no teacher is called {unknown[0]!r}; there are {known}"
-    if weighting.method != "static" and not any("target" in term.reads and term.of is None for term in objective):
-        yield (
-            f"fusion.weighting is `{weighting.method}`, and no term reads the teachers as one; expected a term that "
-            "does, such as `kl`, or the weighting `static`"
-        )
+    if not any("target" in term.reads and term.of is None for term in objective):
+        yield from _fused_for_nobody(fusion)
     yield from _combined_otherwise(fusion)
     for term in objective:
         if term.of is None:
@@ -62,6 +59,22 @@ def unweighable(teachers: Sequence[str], fusion: FusionConfig, objective: Sequen
             yield (
                 f"fusion.select is greedy, which may leave out {term.of}, and the term `{term.term}` is of {term.of} "
                 "alone; expected `all`, or a term of all teachers"
+            )
+
+
+def _fused_for_nobody(fusion: FusionConfig) -> Iterator[str]:
+    """Yield what is asked of the fusion of teachers where no term reads what is fused."""
+    method = fusion.weighting.method
+    if method != "static":
+        yield (
+            f"fusion.weighting is `{method}`, and no term reads the teachers as one; expected a term that does, such "
+            "as `kl`, or the weighting `static`"
+        )
+    for field in ("combine", "weights", "select"):
+        if getattr(fusion, field) != getattr(FusionConfig(), field):
+            yield (
+                f"fusion.{field} says how teachers are fused, and no term reads them as one; expected a term that "
+                "does, such as `kl`, or leave it out"
             )
 
 

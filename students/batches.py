@@ -1,19 +1,19 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
-from cluster.shards.ahead import ShardsAhead, prefetched
+from cluster.shards.ahead import SHARDS_AHEAD, ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, readings_until_cheap
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
-from cluster.shards.logits import LogitsReader
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
@@ -27,7 +27,7 @@ from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.stored_taps import StoredTaps
+from students.stored_labels import RowsInPlace, StoredLabels
 from students.task import Execution, TrainingTask
 
 _ROWS = ".rows"
@@ -36,7 +36,7 @@ _POLL_S = 0.1
 _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
 # stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last one is for rows
-# so large that the first would leave next to nothing to shuffle.
+# so large that the first would leave next to nothing to shuffle; labels that take more wait in their shards.
 _WINDOWS_BYTES = 24 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
 _LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
@@ -73,25 +73,33 @@ class TrainingData:
         self._fetch = fetch_for(store)
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
-        self._ensemble = Ensemble.open(store, task.targets) if task.targets else None
-        parts = self._ensemble.used(task.targets.parts) if task.targets and self._ensemble else ()
-        self._label_sets = [LogitsReader(_open_labels(store, part.labels, self._fetch)) for part in parts]
-        self._stored_taps = [
-            StoredTaps(_open_labels(store, record, self._fetch), task.modules_of(record.teacher))
-            for record in task.stored_taps
-        ]
-        self._read_at = target_temperature(task.objective)
         self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
+        self._read_at = target_temperature(task.objective)
+        # A target that no term reads needs no labels, and nothing that is learned of them.
+        self._targets = task.targets if self._reads & {"target", "sparse"} else None
+        self._ensemble = Ensemble.open(store, self._targets) if self._targets else None
+        parts = self._ensemble.used(self._targets.parts) if self._targets and self._ensemble else []
+        sets = list(dict.fromkeys([*(part.labels for part in parts), *task.stored_taps]))
+        self._target_places = [sets.index(part.labels) for part in parts]
+        self._label_sets = [
+            StoredLabels(
+                _open_labels(store, record, self._fetch),
+                with_logits=place in self._target_places,
+                modules=task.modules_of(record.teacher),
+            )
+            for place, record in enumerate(sets)
+        ]
         self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
         self.columns = record.columns
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
+        self._in_place = self._rows_in_place()
 
     def shapes(self) -> Shapes:
         """Return what is known of the rows, and of outputs that are stored with them."""
-        stored = {tap: shape for taps in self._stored_taps for tap, shape in taps.shapes().items()}
+        stored = {tap: shape for labels in self._label_sets for tap, shape in labels.shapes().items()}
         return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=stored)
 
     def order(self, epoch: int) -> EpochOrder:
@@ -128,11 +136,12 @@ class TrainingData:
         config = self._task.model.inputs
         inputs = to_inputs(input_array(arrays, config), config)
         labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
-        target, each = self._of_teachers(arrays)
+        stored = self._stored(arrays)
+        target, each = self._of_teachers(arrays, stored)
         taps = {
             tap: output.to(device, non_blocking=True)
-            for place, stored in enumerate(self._stored_taps, start=len(self._label_sets))
-            for tap, output in stored.decode(_columns_of(place, arrays)).items()
+            for labels, columns in zip(self._label_sets, stored, strict=True)
+            for tap, output in labels.taps(columns).items()
         }
         teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
@@ -143,23 +152,33 @@ class TrainingData:
             taps,
             teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
             teacher_inputs={name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
-            sparse=self._sparse_target(arrays, device),
+            sparse=self._sparse_target(stored, device),
         )
 
-    def _sparse_target(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> SparseTarget | None:
+    def _stored(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Return the columns of each label set for rows that a window gave."""
+        places = range(len(self._label_sets))
+        if self._in_place is None:
+            return [_columns_of(place, arrays) for place in places]
+        return [self._in_place.rows(place, arrays[_ROWS]) for place in places]
+
+    def _sparse_target(self, stored: Sequence[Mapping[str, np.ndarray]], device: torch.device) -> SparseTarget | None:
         if "sparse" not in self._reads:
             return None
-        (labels,) = self._label_sets
-        return SparseTarget.of(labels.decode_sparse(_columns_of(0, arrays), temperature=self._read_at)).to(device)
+        (place,) = self._target_places
+        labels = self._label_sets[place].logits
+        return SparseTarget.of(labels.decode_sparse(stored[place], temperature=self._read_at)).to(device)
 
-    def _of_teachers(self, arrays: Mapping[str, np.ndarray]) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+    def _of_teachers(
+        self, arrays: Mapping[str, np.ndarray], stored: Sequence[Mapping[str, np.ndarray]]
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
-        targets = self._task.targets
+        targets = self._targets
         if targets is None or self._ensemble is None or "target" not in self._reads:
             return None, {}
         logits = [
-            labels.decode(_columns_of(place, arrays), temperature=self._read_at)
-            for place, labels in enumerate(self._label_sets)
+            self._label_sets[place].logits.decode(stored[place], temperature=self._read_at)
+            for place in self._target_places
         ]
         log_probs_KNC = self._ensemble.calibrated(logits)
         names = self._ensemble.used(names_of(targets))
@@ -170,23 +189,31 @@ class TrainingData:
     def _read_shard(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._dataset.read(number)
         inputs = input_array(arrays, self._task.model.inputs)
-        kept = {LABEL, self._task.targets.weighting.column_read if self._task.targets else None}
+        kept = {LABEL, self._targets.weighting.column_read if self._targets else None}
         columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
         columns |= {} if self._live is None else self._live.columns(arrays)
-        if self._needs_rows:
+        if self._needs_rows or self._in_place:
             columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
-        for place, (labels, read) in enumerate(self._readers()):
-            self._wait_for(labels, number)
-            columns |= {_target_name(place, name): array for name, array in read(number).items()}
+        for labels in self._label_sets:
+            self._wait_for(labels.labels, number)
+        if self._in_place:
+            self._in_place.open(number)
+            return columns
+        for place, labels in enumerate(self._label_sets):
+            columns |= {_target_name(place, name): array for name, array in labels.read(number).items()}
         return columns
 
-    def _readers(self) -> Iterator[tuple[LabelSet, Callable[[int], dict[str, np.ndarray]]]]:
-        """Yield label sets, and what reads a shard of them: first those with targets, then those with taps."""
-        yield from ((reader.labels, reader.columns) for reader in self._label_sets)
-        yield from ((taps.labels, taps.read) for taps in self._stored_taps)
+    def _rows_in_place(self) -> RowsInPlace | None:
+        """Return what gives rows of labels that are too large for the windows of inputs."""
+        window_rows, shard_rows = self.order(0).window_rows, [shard.rows for shard in self._dataset.record.shards]
+        row_bytes = sum(labels.row_bytes for labels in self._label_sets)
+        if len(self._lanes) * window_rows * row_bytes <= _LARGEST_WINDOWS_BYTES:
+            return None
+        shards_of_lane = math.ceil(window_rows / shard_rows[0]) + 1
+        return RowsInPlace(self._label_sets, shard_rows, open_shards=len(self._lanes) * shards_of_lane + SHARDS_AHEAD)
 
     def _is_labelled(self, number: int) -> bool:
-        return all(labels.committed(number) is not None for labels, _ in self._readers())
+        return all(stored.labels.committed(number) is not None for stored in self._label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s

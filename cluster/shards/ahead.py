@@ -15,6 +15,9 @@ from cluster.shards.reader import ReadShard
 
 ItemT = TypeVar("ItemT")
 
+SHARDS_AHEAD = 4
+"""Shards that are opened before their rows are asked for."""
+
 
 class ShardsAhead:
     """A `ReadShard` that has the next shards read before they are asked for, by a few threads.
@@ -33,7 +36,7 @@ class ShardsAhead:
         is_ready: Callable[[int], bool],
         readings_until_cheap: Callable[[], float],
         threads: int = 4,
-        depth: int = 4,
+        depth: int = SHARDS_AHEAD,
     ) -> None:
         self._read_shard, self._is_ready, self._readings_until_cheap = read_shard, is_ready, readings_until_cheap
         self._numbers, self._threads, self._depth = iter(numbers), threads, depth

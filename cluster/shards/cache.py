@@ -23,6 +23,9 @@ from cluster.storage.protocol import ObjectMissingError, ObjectStore
 _DIRECTORY, _BYTES = "COFFEY_CACHE_DIR", "COFFEY_CACHE_BYTES"
 _UNFINISHED_S = 600.0
 _OURS = re.compile(r"[0-9a-f]{64}|\.partial-[0-9a-f]{32}")
+_SPARE_SHARE = 256
+"""A process looks at all files of the folder when it has written a 256th of what may lie there, and not at each shard:
+where many processes share the folder, it may become larger by as much for each of them."""
 _TOUCHED_EVERY_S = 3600.0
 """Noting a use changes the file's stamp, after which every process hashes it again; so it is noted once an hour."""
 
@@ -67,6 +70,8 @@ class ShardCache:
         self._folder, self._max_bytes = folder, max_bytes
         self._files = DirectoryStore(folder)
         self._is_broken = False
+        self._granted_bytes = 0
+        """What may be written before the folder is looked at again."""
         self.keeps_all = True
         """Whether nothing has yet failed to fit."""
         self._changing = threading.Lock()
@@ -105,7 +110,9 @@ class ShardCache:
             return
         try:
             with self._changing:
-                self._make_room(len(body))
+                if self._granted_bytes < len(body):
+                    self._make_room(len(body))
+                self._granted_bytes -= len(body)
             self._files.put(digest, body)
         except (CoffeyError, OSError) as error:
             self._give_up(error)
@@ -116,16 +123,19 @@ class ShardCache:
         A file that another process is writing is younger than any process needs for a shard, and stays.
         """
         files = _files_by_use(self._folder)
-        excess = sum(size for _, size, _ in files) + num_bytes - self._max_bytes
+        free = self._max_bytes - sum(size for _, size, _ in files)
+        spare = self._max_bytes // _SPARE_SHARE // num_bytes * num_bytes  # nothing goes for a part of a shard
+        wanted = num_bytes if free >= num_bytes else num_bytes + spare
         for used_s, size, path in files:
-            if excess <= 0:
-                return
+            if free >= wanted:
+                break
             is_unfinished = path.name.startswith(".")
             if is_unfinished and time.time() - used_s < _UNFINISHED_S:
                 continue
             self.keeps_all = self.keeps_all and is_unfinished
             path.unlink(missing_ok=True)
-            excess -= size
+            free += size
+        self._granted_bytes = max(num_bytes, min(free, num_bytes + spare))
 
     def _touch(self, path: Path) -> None:
         with suppress(FileNotFoundError, PermissionError):

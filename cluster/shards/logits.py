@@ -22,10 +22,10 @@ class LogitsReader:
         """Return the logits of a committed shard; as `decode`."""
         return self.decode(self.labels.read(number), temperature=temperature)
 
-    def columns(self, number: int) -> dict[str, np.ndarray]:
-        """Return the columns of a committed shard that hold its distributions, for `decode`."""
-        arrays = self.labels.read(number)
-        return {column.name: arrays[column.name] for column in self._codec.columns()}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that `decode` needs; the others of the set hold no distributions."""
+        return tuple(column.name for column in self._codec.columns())
 
     def decode(self, arrays: Arrays, *, temperature: float = 1.0) -> np.ndarray:
         """Return float32 `[rows, *positions, classes]` whose softmax at `temperature` is the stored distribution there.

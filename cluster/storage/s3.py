@@ -53,6 +53,9 @@ _READ_TIMEOUT_S = 60
 _MAX_ATTEMPTS = 5  # an overloaded server answers 503 for seconds; the three attempts of botocore's default span two
 _MAX_CONNECTIONS = 32
 
+_MISSING = 404
+_UNTOLD = str(_MISSING)
+"""The code that botocore makes up for a 404 whose body does not say what is missing: it was broken off, or is empty."""
 _CONFLICT = 409
 _TAKEN = 412
 _EMPTY_RANGE = 416
@@ -159,9 +162,9 @@ class S3Store:
 
     def _meaning(self, error: ClientError, action: str, key: str) -> CoffeyError:
         code, status, reason = _code(error), _status(error), _reason(error)
-        if code == "NoSuchBucket":
+        if code == "NoSuchBucket" or (code == _UNTOLD and not self._has_bucket()):
             return BucketMissingError(self.uri, self.bucket, _client().meta.endpoint_url)
-        if code == "NoSuchKey":
+        if code in {"NoSuchKey", _UNTOLD}:
             return ObjectMissingError(self.uri, key)
         if code in _FULL_CODES or status == _FULL_STATUS:
             return StoreFullError(self.uri, action, reason)
@@ -170,6 +173,16 @@ class S3Store:
         if status in _PASSING_STATUSES:
             return StoreUnreachableError(self.uri, action, reason)
         return UnexpectedAnswerError(self.uri, action, reason)
+
+    def _has_bucket(self) -> bool:
+        """Ask whether the bucket is there; if that cannot be told it is."""
+        try:
+            _client().head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            return _status(error) != _MISSING
+        except BotoCoreError:
+            return True
+        return True
 
 
 class _BrokenOffError(Exception):

@@ -11,9 +11,10 @@ def verdict(report: Report) -> str:
     It claims a difference only where that exceeds the standard deviation between seeds and the error of the test rows.
     """
     summary = report.summary
-    deeds = [*_recovery(summary), *_compression(summary), *_speed(report)]
+    deeds = [*_recovery(summary), *_compression(report), *_speed(report)]
     parts = [f"{_judgement(summary)}: {_accuracies(report)}"]
-    if summary.baseline_accuracy is not None and summary.gap_recovered is None:
+    can_recover = summary.baseline_accuracy is not None and summary.ensemble_accuracy is not None
+    if can_recover and summary.gap_recovered is None:
         parts.append("the ensemble is no better than the lone student, so there is no gap to recover")
     if deeds:
         parts.append(f"the student {_listed(deeds)}")
@@ -37,9 +38,14 @@ def _accuracies(report: Report) -> str:
     ]
     subjects[0] += f" (mean of {seeds} seeds)" if seeds > 1 else " (one seed)"
     if summary.baseline_accuracy is not None:
-        subjects.append(f"the same student trained without teachers on {percent(summary.baseline_accuracy)}")
-    subjects.append(f"the ensemble on {percent(summary.ensemble_accuracy)}")
+        subjects.append(f"the same student trained {_alone(summary)} on {percent(summary.baseline_accuracy)}")
+    if summary.ensemble_accuracy is not None:
+        subjects.append(f"the ensemble on {percent(summary.ensemble_accuracy)}")
     return _listed(subjects)
+
+
+def _alone(summary: Summary) -> str:
+    return "on the same labels alone" if summary.ensemble_accuracy is None else "without teachers"
 
 
 def _recovery(summary: Summary) -> list[str]:
@@ -54,12 +60,21 @@ def _recovery(summary: Summary) -> list[str]:
             return ["recovers none of the gap between those two"]
 
 
-def _compression(summary: Summary) -> list[str]:
-    if summary.compression is None:
+def _compression(report: Report) -> list[str]:
+    compression = report.summary.compression
+    if compression is None:
         return []
-    if summary.compression < 1:
-        return [f"has {ratio(1 / summary.compression)} times more parameters than the teachers together"]
-    return [f"has {ratio(summary.compression)} times fewer parameters than the teachers together"]
+    if compression < 1:
+        return [f"has {ratio(1 / compression)} times more parameters than {_teachers_counted(report)}"]
+    return [f"has {ratio(compression)} times fewer parameters than {_teachers_counted(report)}"]
+
+
+def _teachers_counted(report: Report) -> str:
+    """Say whose parameters those of the ensemble are: a selection leaves some teachers out."""
+    used = sum(one.share != 0 for one in report.contributions)
+    if used == len(report.contributions):
+        return "the teachers together"
+    return "the one teacher in use" if used == 1 else f"the {used} teachers in use together"
 
 
 def _speed(report: Report) -> list[str]:

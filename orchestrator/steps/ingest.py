@@ -1,25 +1,13 @@
 """Ingest: rows from their source into numbered input shards."""
 
-from cluster.shards.dataset import Dataset, write_dataset
+from cluster.shards.dataset import write_dataset
 from orchestrator.context import RunContext
 from orchestrator.sources.read import read_source
 from orchestrator.splits import divide
-from students.weightings.column import check_column
 
 
 def ingest(context: RunContext) -> None:
-    """Write the data sets that are not there, and see that they hold what the fusion of the teachers asks for.
-
-    Raises:
-        WeightingColumnError: the fusion asks for a column that they do not have.
-    """
-    _write_missing(context)
-    check_column(
-        context.job.spec.fusion.weighting, Dataset.open(context.store, context.job.datasets.train).record.columns
-    )
-
-
-def _write_missing(context: RunContext) -> None:
+    """Write the data sets that are not there."""
     planned = context.inspect().ingest()
     if planned.state == "done":
         context.reused(planned)

@@ -9,8 +9,8 @@ from ray.serve.handle import DeploymentHandle
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from orchestrator.context import RunContext
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.plan import PlannedStep
-from orchestrator.resolve import ResolvedTeacher
 from orchestrator.weights import put_weights, weights_of
 from students.batches import epoch_order
 from teachers.deployment import LabelRequest, ReplicaSetup
@@ -24,8 +24,9 @@ class Labelling:
         self.teacher = teacher
         self.planned: PlannedStep = context.inspect().label(teacher)
         self._context = context
-        self._datasets = {record.identity: Dataset.open(context.store, record.dataset) for record in teacher.label_sets}
-        self._label_sets = {record.identity: LabelSet(context.store, record) for record in teacher.label_sets}
+        self._records = context.inspect().needed(teacher)
+        self._datasets = {record.identity: Dataset.open(context.store, record.dataset) for record in self._records}
+        self._label_sets = {record.identity: LabelSet(context.store, record) for record in self._records}
         self._missing = self._find_missing()
         self.held_out_labelled = asyncio.Event()
         """Set once the held-out rows are labelled, on which calibration waits."""
@@ -40,21 +41,21 @@ class Labelling:
     def requests(self) -> list[LabelRequest]:
         """The missing shards in the order in which calibration and training need them."""
         requests = []
-        for record in self.teacher.label_sets:
+        for record in self._records:
             missing = self._missing[record.identity]
             requests += [LabelRequest(record, number) for number in self._in_order(record) if number in missing]
         return requests
 
     def prepare(self) -> ReplicaSetup:
         """Write what replicas need into the store: descriptions of the label sets, and the weights."""
-        for record in self.teacher.label_sets:
+        for record in self._records:
             LabelSet.create(self._context.store, record)
         put_weights(self._context.store, self.teacher)
         return ReplicaSetup(self._context.store.uri, self.teacher.config, weights_of(self._context.store, self.teacher))
 
     def seal_complete(self) -> None:
         """Seal every set of which no shard is missing."""
-        for record in self.teacher.label_sets:
+        for record in self._records:
             self._seal_if_complete(record)
 
     def _seal_if_complete(self, record: LabelSetRecord) -> None:
@@ -96,7 +97,7 @@ class Labelling:
 
     def _find_missing(self) -> dict[str, set[int]]:
         inspection = self._context.inspect()
-        return {record.identity: set(inspection.missing(record)) for record in self.teacher.label_sets}
+        return {record.identity: set(inspection.missing(record)) for record in self._records}
 
     def _in_order(self, record: LabelSetRecord) -> Sequence[int]:
         dataset, train = self._datasets[record.identity], self._context.job.spec.train

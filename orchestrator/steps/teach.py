@@ -17,13 +17,10 @@ from teachers.hosting import hosted, release
 
 def label_and_train(context: RunContext, capacity: Capacity) -> None:
     """Have every missing shard labelled and every student trained."""
-    labellings = [Labelling(context, teacher) for teacher in context.job.teachers]
-    for labelling in labellings:
-        labelling.seal_complete()
-        if not labelling.needs_teacher:
-            context.reused(context.inspect().label(labelling.teacher))
-    missing = [labelling for labelling in labellings if labelling.needs_teacher]
-    training = Training(context)
+    if context.inspect().awaits_selection:
+        _label_in_waves(_missing(context), context.inspect().place(capacity))
+        calibrate_teachers(context)
+    missing, training = _missing(context), Training(context)
     placement = context.inspect().place(capacity)
     if placement.pipelined:
         context.said(f"training follows the labels as they arrive: {placement.because}")
@@ -32,17 +29,31 @@ def label_and_train(context: RunContext, capacity: Capacity) -> None:
         _one_after_the_other(context, missing, training, placement)
 
 
+def _missing(context: RunContext) -> list[Labelling]:
+    """Return what is left to be labelled, as far as it is known that anybody needs it."""
+    labellings = [Labelling(context, teacher) for teacher in context.job.teachers]
+    for labelling in labellings:
+        labelling.seal_complete()
+        if not labelling.needs_teacher:
+            context.reused(context.inspect().label(labelling.teacher))
+    return [labelling for labelling in labellings if labelling.needs_teacher]
+
+
 def _one_after_the_other(
     context: RunContext, missing: Sequence[Labelling], training: Training, placement: Placement
 ) -> None:
+    _label_in_waves(missing, placement)
+    calibrate_teachers(context)
+    fuse_labels(context)
+    asyncio.run(training.run())
+
+
+def _label_in_waves(missing: Sequence[Labelling], placement: Placement) -> None:
     by_name = {labelling.teacher.config.name: labelling for labelling in missing}
     for wave in placement.waves:
         labellings = [by_name[config.name] for config in wave]
         with hosted([labelling.prepare() for labelling in labellings]) as handles:
             asyncio.run(_label(labellings, handles))
-    calibrate_teachers(context)
-    fuse_labels(context)
-    asyncio.run(training.run())
 
 
 def _together(context: RunContext, missing: Sequence[Labelling], training: Training) -> None:

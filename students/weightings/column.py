@@ -1,5 +1,6 @@
 """The column of a data set that a weighting reads."""
 
+import difflib
 from collections.abc import Sequence
 
 from cluster.errors import SpecError
@@ -28,6 +29,7 @@ def check_column(weighting: Weighting, columns: Sequence[Column]) -> None:
         return
     found = {column.name: column for column in columns}
     if name not in found:
-        raise WeightingColumnError(name, ", ".join(found))
+        near = difflib.get_close_matches(name, found, n=1)
+        raise WeightingColumnError(name, ", ".join(found) + (f", of which {near[0]} is the nearest" if near else ""))
     if found[name].shape or found[name].dtype.startswith("float"):
         raise WeightingColumnError(name, f"it as {found[name].dtype} {list(found[name].shape)}")

@@ -1,5 +1,6 @@
 """The plan: it says of every step what the store holds, and leaves no trace."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import publish_record
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, ObjectStore
+from orchestrator.labelled import SealMisfitError
 from orchestrator.placement import DoesNotFitError
 from orchestrator.plan import Inspection, PlannedStep, make_plan
 from orchestrator.resolve import Job, resolve
 from orchestrator.steps.ingest import ingest
+from students.ensembles.record import EnsembleRecord
 from tests.fixtures.jobs import (
     HELD_OUT,
     LABELLED,
@@ -208,6 +211,59 @@ class TestStates:
         found = step(ingested, store, "label:given")
         assert (found.state, found.rows, found.rows_done) == ("done", LABEL_ROWS, LABEL_ROWS)
         assert Inspection(ingested, store).missing(given.train) == []
+
+    def test_a_seal_of_other_shards_than_those_of_the_data_set_is_refused(
+        self, ingested: Job, store: DirectoryStore
+    ) -> None:
+        record = ingested.teachers[1].train
+        commit_all(store, record, [logits(SHARD_ROWS)])
+        Inspection(ingested, store).check_seals()
+        LabelSet(store, record).seal(1)
+
+        with pytest.raises(SealMisfitError) as refusal:
+            make_plan(ingested.spec, store)
+
+        rows = TRAIN_ROWS - HELD_OUT
+        assert f"{record.prefix}/manifest.json: this seal names 1 shards of {SHARD_ROWS} rows" in str(refusal.value)
+        assert f"the data set has 3 shards of {rows} rows" in str(refusal.value)
+        assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)
+
+    def test_training_rows_that_nobody_reads_are_not_labelled(self, files: Path, store: DirectoryStore) -> None:
+        taps = "teachers.given.taps={layer: {}}"
+        objective = "objective=[{term: cross_entropy}, {term: fitnet, student: second, teacher: 'given:layer'}]"
+        job = resolve(job_spec(files, taps, objective))
+        ingest(context := new_context(job, store))
+        context.log.close("done")
+        inspection = Inspection(job, store)
+
+        found = {teacher.config.name: inspection.needed(teacher) for teacher in job.teachers}
+
+        assert found["given"] == job.teachers[1].label_sets
+        assert found["graph"] == (job.teachers[2].held_out, job.teachers[2].test)
+        assert inspection.label(job.teachers[2]).rows == HELD_OUT + TEST_ROWS
+        assert "no training rows are read" in inspection.label(job.teachers[2]).note
+
+    def test_training_rows_wait_for_the_selection_and_are_labelled_by_those_who_are_selected(
+        self, files: Path, store: DirectoryStore
+    ) -> None:
+        job = resolve(job_spec(files, "fusion.select=greedy"))
+        ingest(context := new_context(job, store))
+        context.log.close("done")
+        before = Inspection(job, store)
+        first = job.teachers[0]
+        assert before.awaits_selection
+        assert before.needed(first) == (first.held_out, first.test)
+        assert "no training rows before it is selected" in before.label(first).note
+
+        assert job.fusion is not None
+        assert job.fusion.ensemble is not None
+        record = EnsembleRecord(
+            teachers=("fitted", "given", "graph"), rows=1, accuracy=1, nll=0, shares=(0.5, 0.0, 0.5)
+        )
+        publish_record(store, job.fusion.ensemble, record)
+        after = Inspection(job, store)
+        assert not after.awaits_selection
+        assert [teacher.train in after.needed(teacher) for teacher in job.teachers] == [True, False, True]
 
     def test_labels_of_another_teacher_do_not_count(self, ingested: Job, store: DirectoryStore) -> None:
         graph = ingested.teachers[2].train

@@ -126,6 +126,30 @@ def test_labels_that_were_fused_before_train_the_same_student(
     assert written.nll == pytest.approx(read.nll, abs=2e-3)
 
 
+def test_a_teacher_that_a_selection_leaves_out_labels_no_training_rows(tmp_path: Path, ray_head: RayHead) -> None:
+    weights = small_jobs.write_teacher(tmp_path / "first.safetensors", rows=slice(0, 300))
+    alike = [small_jobs.teacher(name, weights) for name in ("first", "second")]  # the second can add nothing
+    spec = small_jobs.job(
+        tmp_path,
+        store=str(tmp_path / "store"),
+        teachers=alike,
+        fusion={"select": "greedy"},
+        train={"epochs": 1, "batch_size": 64},
+        baseline=None,
+        cluster={"address": ray_head.address},
+    )
+
+    result = run(spec)
+
+    unread = small_jobs.TRAIN_ROWS - small_jobs.HELD_OUT_ROWS
+    assert result.report.teacher_rows_computed == 2 * small_jobs.ROWS - unread
+    assert [one.share for one in result.report.contributions] == [1, 0]
+    first, second = resolve(spec).teachers
+    store = open_store(spec.store)
+    assert [LabelSet(store, teacher.train).is_sealed() for teacher in (first, second)] == [True, False]
+    assert set(outcomes(run(spec)).values()) == {"reused"}
+
+
 def forget_training(spec: JobSpec) -> None:
     """Delete what training left behind, so that it is done again."""
     job = resolve(spec)

@@ -63,9 +63,11 @@ def spec_of(*overrides: str) -> JobSpec:
         ),
         ((TOP_K, PLAIN, AT_2), "fusion.combine is mean_probability, whose tempered form needs every class"),
         (
-            (TOP_K, PLAIN, LOGITS, SPARSE),
+            (TOP_K, PLAIN, SPARSE),
             "the term `sparse_kl` reads labels as one teacher wrote them, and there are 3",
         ),
+        ((ALONE, TOP_K, PLAIN, LOGITS, SPARSE), "fusion.combine says how teachers are fused, and no term reads them"),
+        ((ALONE, TOP_K, PLAIN, "fusion.weights={given: 2}", SPARSE), "fusion.weights says how teachers are fused"),
         ((ALONE, SPARSE), "and the labels of teacher given are of codec `dense`; expected `topk`, or the term `kl`"),
         ((ALONE, SAMPLED, PLAIN, SPARSE), "and the labels of teacher given are of codec `sampled`; expected `topk`"),
         ((ALONE, TOP_K, PLAIN, SPARSE, "fusion.when=write"), "fusion.when is write, and the term `sparse_kl` reads"),

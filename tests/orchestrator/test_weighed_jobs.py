@@ -15,6 +15,7 @@ from cluster.shards.logits import LogitsReader
 from cluster.shards.records import read_record
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
+from orchestrator.plan import make_plan
 from orchestrator.resolve import Job, resolve
 from orchestrator.scoring import score_job
 from orchestrator.steps.calibrate import calibrate_teachers
@@ -149,10 +150,16 @@ def test_what_each_teacher_says_to_a_step_is_calibrated_class_by_class(files: Pa
         assert said == pytest.approx(log_softmax(z, axis=1), abs=1e-4)
 
 
-def test_a_column_that_the_rows_do_not_have_is_refused_before_anybody_labels(files: Path) -> None:
-    job = resolve(job_spec(files, *PLAIN, ROUTING.replace("column: domain", "column: place")))
-    context = new_context(job, open_store(job.spec.store))
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ("hue", "column is hue; the data set has row, image, domain, label. Expected"),
+        ("domains", "column is domains; .* of which domain is the nearest. Expected"),
+        ("image", r"column is image; the data set has it as uint8 \[.+\]. Expected a column of whole numbers"),
+    ],
+)
+def test_a_plan_refuses_a_column_that_the_rows_do_not_have(files: Path, column: str, says: str) -> None:
+    spec = job_spec(files, *PLAIN, ROUTING.replace("column: domain", f"column: {column}"))
 
-    with pytest.raises(WeightingColumnError, match=r"fusion\.weighting\.column is place; the data set has .*domain"):
-        ingest(context)
-    context.log.close("failed")
+    with pytest.raises(WeightingColumnError, match=rf"fusion\.weighting\.{says}"):
+        make_plan(spec, open_store(spec.store))

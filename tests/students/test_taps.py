@@ -1,5 +1,6 @@
 """Terms over outputs of modules, end to end in one process: stored or live, they are what the models give."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from scipy.special import log_softmax, softmax
 
 from cluster.models import InputConfig, ModelConfig
 from cluster.optimizers import OptimizerConfig
+from cluster.shards.labelset import LabelSet
+from cluster.shards.reader import UnequalRowsError
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.batches import TrainingData
@@ -22,10 +25,11 @@ from students.loop import train
 from students.objectives.objective import Batch
 from students.objectives.srrl import SRRLTerm
 from students.objectives.term import RowTerm, TeacherTap, TermInputs
+from students.spec import OrderConfig
 from students.task import Execution, LiveTeacher, TrainedRecord, TrainingTask
 from tests.fixtures.crashing_store import Killed
 from tests.fixtures.taught import HINT, KL, ROWS, WIDTH, Taught
-from tests.fixtures.tiny import Smooth, numbered, task, write_rows
+from tests.fixtures.tiny import Smooth, label_record, numbered, points, targets, task, write_rows
 
 CPU = torch.device("cpu")
 
@@ -200,13 +204,88 @@ def test_rows_are_numbered_through_the_shards_and_only_where_a_term_asks(tmp_pat
     assert {batch.rows_N for batch in batches(plain)} == {None}
 
 
+def test_a_teacher_that_no_term_matches_is_read_for_its_modules_alone(taught: Taught) -> None:
+    training = taught.stored(objective=(HINT,))
+    unlearned = training.targets.model_copy(update={"ensemble": "ensembles/nobody-learned-it.json"})
+    data = TrainingData(
+        taught.store, training.model_copy(update={"targets": unlearned}), Execution(), rank=0, world_size=1
+    )
+
+    assert set(data._read_shard(0)) == {"x", "label", "0.tap_0"}
+    assert data._is_labelled(0)
+    labels = task(taught.train, taught.held_out, targets=targets(label_record(taught.train, "unborn")))
+    assert set(TrainingData(taught.store, labels, Execution(), rank=0, world_size=1)._read_shard(0)) == {"x", "label"}
+
+
+class CountsReadings:
+    """Hands everything to another store, and counts the times that each object is fetched."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store, self.readings = store, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, key: str) -> memoryview:
+        self.readings[key] += 1
+        return self._store.get(key)
+
+
+def test_a_shard_with_distributions_and_outputs_is_opened_once(
+    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COFFEY_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COFFEY_CACHE_BYTES", "0")
+    store = CountsReadings(taught.store)
+
+    data = TrainingData(store, taught.stored(), Execution(), rank=0, world_size=1)
+    assert set(data._read_shard(0)) == {"x", "label", "0.logits", "0.tap_0"}
+
+    assert [count for key, count in store.readings.items() if "/data/" in key] == [1]
+
+
+@pytest.mark.parametrize(("rank", "world_size", "first_step"), [(0, 1, 0), (1, 2, 2), (2, 3, 5)])
+def test_labels_too_large_for_the_windows_wait_in_their_shards_and_batches_are_the_same(
+    taught: Taught, rank: int, world_size: int, first_step: int
+) -> None:
+    def data(window_rows: int) -> TrainingData:  # beyond the rows of a lane its size changes no order
+        training = taught.stored(order=OrderConfig(lanes=4, window_rows=window_rows))
+        return TrainingData(taught.store, training, Execution(), rank=rank, world_size=world_size)
+
+    small, large = data(ROWS), data(10**9)
+    tap = TeacherTap("wide", "1")
+    found, expected = ([*it.batches(first_step=first_step, device=CPU)] for it in (large, small))
+
+    assert set(large._read_shard(0)) == {"x", "label", ".rows"}
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.target_logits_NC, other.target_logits_NC)
+        assert torch.equal(one.teacher_taps[tap], other.teacher_taps[tap])
+        assert one.rows_N is None
+
+
+def test_labels_that_wait_in_their_shards_are_refused_too_if_they_have_other_rows(taught: Taught) -> None:
+    dataset = write_rows(taught.store, points(40, seed=3), "c", shard_rows=20)
+    labels = LabelSet(taught.store, taught.labels.model_copy(update={"dataset": dataset.identity}))
+    arrays = LabelSet(taught.store, taught.labels).read(0)
+    for number in range(2):
+        labels.commit(number, labels.encode(arrays), rows=16, statistics={})
+    order = OrderConfig(lanes=4, window_rows=10**9)
+    training = taught.stored(stored_taps=(labels.record,), targets=targets(labels.record), order=order)
+    training = training.model_copy(update={"dataset": dataset.identity})
+
+    with pytest.raises(UnequalRowsError, match=r"shard [01]: column logits has 16 rows, the input shard has 20"):
+        list(TrainingData(taught.store, training, Execution(), rank=0, world_size=1).batches(first_step=0, device=CPU))
+
+
 def test_columns_that_no_term_reads_are_not_read(taught: Taught) -> None:
     training = taught.stored(objective=(KL,), stored_taps=())
     data = TrainingData(taught.store, training, Execution(), rank=0, world_size=1)
 
     assert set(data._read_shard(0)) == {"x", "label", "0.logits"}
     data = TrainingData(taught.store, taught.stored(), Execution(), rank=0, world_size=1)
-    assert set(data._read_shard(0)) == {"x", "label", "0.logits", "1.tap_0"}
+    assert set(data._read_shard(0)) == {"x", "label", "0.logits", "0.tap_0"}
 
 
 def test_taps_are_part_of_the_identity_of_a_training_and_trainings_without_any_are_what_they_were(

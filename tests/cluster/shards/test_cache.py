@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cluster.identity import digest_of
+from cluster.shards import cache as cache_module
 from cluster.shards.cache import CacheSizeError, ShardCache, fetch_for, readings_until_cheap
 from cluster.shards.verified import ShardCorruptError, fetch_verified
 from cluster.storage.directory import DirectoryStore
@@ -23,6 +24,7 @@ from cluster.storage.s3 import S3Store
 from students.batches import TrainingData
 from students.objectives.kl import KLTerm
 from students.task import Execution
+from tests.fixtures.memory_store import MemoryStore
 from tests.fixtures.s3_servers import S3Bucket
 from tests.fixtures.tiny import numbered, targets, task, write_labels, write_rows
 
@@ -121,6 +123,29 @@ def test_the_least_recently_used_make_room(store: CountedStore, folder: Path) ->
 
     assert kept(folder) == {0, 2, 3}
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3999
+
+
+def test_the_folder_is_looked_at_seldom_and_never_too_large_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    looks, look = [], cache_module._files_by_use
+    monkeypatch.setattr(cache_module, "_files_by_use", lambda folder: looks.append(0) or look(folder))
+    shards = [number.to_bytes(2, "big") * 500 for number in range(800)]
+    folder, max_bytes = tmp_path / "cache", 768_000  # a 256th of which is three shards
+    caches = [ShardCache(folder, max_bytes=max_bytes) for _process in range(2)]
+    folder.mkdir()
+    for body in shards[:740]:
+        (folder / digest_of(body)).write_bytes(body)
+
+    for number, body in enumerate(shards[740:]):
+        store.put("shards/any", body)
+        caches[number % 2](store, "shards/any", digest=digest_of(body), num_bytes=1000)
+
+    assert max_bytes - 6000 <= sum(path.stat().st_size for path in folder.iterdir()) <= max_bytes + 6000
+    assert all((folder / digest_of(body)).exists() for body in shards[740:])
+    assert len(looks) <= 60 / 3
+    assert [cache.keeps_all for cache in caches] == [False, False]
 
 
 def test_what_killed_processes_left_makes_room_and_files_of_others_do_not(store: CountedStore, folder: Path) -> None:

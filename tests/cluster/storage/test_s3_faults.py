@@ -13,6 +13,7 @@ from cluster.errors import CoffeyError
 from cluster.storage.open import open_store
 from cluster.storage.protocol import (
     BucketMissingError,
+    ObjectMissingError,
     StoreDeniedError,
     StoreFullError,
     StoreUnreachableError,
@@ -132,6 +133,23 @@ def test_a_body_that_always_breaks_off_is_an_error_and_never_a_shorter_body(
         pytest.raises(StoreUnreachableError, match="reading a failed"),
     ):
         store.get("a")
+
+
+def test_an_answer_that_breaks_off_while_it_says_what_is_missing_is_understood(
+    s3_bucket: S3Bucket, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    store, nowhere = open_store(s3_bucket.uri), open_store(f"{s3_bucket.uri}-nowhere")
+    proxy.befall("GET", *[AnswerBrokenOff()] * 4)
+
+    with pytest.raises(ObjectMissingError):
+        store.get("nobody")
+    assert not store.exists("nobody")
+    with pytest.raises(BucketMissingError):
+        nowhere.get("nobody")
+    with pytest.raises(BucketMissingError):
+        nowhere.exists("nobody")
+    assert proxy.num_waiting == 0
 
 
 @pytest.mark.parametrize("write", ["put", "put_if_absent"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.report.record import Report, Summary
+from orchestrator.report.record import Contribution, Report, Summary
 from orchestrator.report.verdict import verdict
 from tests.orchestrator.report.records import make_report
 
@@ -23,7 +23,7 @@ def test_the_verdict_names_student_baseline_ensemble_gap_size_and_speed() -> Non
     assert verdict(report) == (
         "Distillation paid: the student is right on 94.5 % of 500 test rows (mean of 3 seeds), the same student "
         "trained without teachers on 91.3 % and the ensemble on 95.8 %; the student recovers 70 % of the gap between "
-        "those two, has 38 times fewer parameters than the teachers together and answers 30 times faster than "
+        "those two, has 38 times fewer parameters than the 2 teachers in use together and answers 30 times faster than "
         "the ensemble."
     )
 
@@ -73,6 +73,26 @@ def test_a_student_that_is_larger_and_slower_is_said_to_be() -> None:
     text = verdict(report.model_copy(update={"models": slow}))
     assert "2.0 times more parameters" in text
     assert "2.0 times slower than the ensemble" in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "whose"),
+    [
+        ((0.5, 0.2, 0.3), "than the teachers together"),
+        ((None, None, None), "than the teachers together"),
+        ((0.6, 0.0, 0.4), "than the 2 teachers in use together"),
+        ((0.0, 1.0, 0.0), "than the one teacher in use and"),
+    ],
+)
+def test_the_size_is_compared_with_that_of_the_teachers_in_use(shares: tuple[float | None, ...], whose: str) -> None:
+    found = tuple(
+        Contribution(teacher=name, share=share, accuracy=0.9, nll=0.3)
+        for name, share in zip(("wide", "deep", "mlp"), shares, strict=True)
+    )
+
+    for compression in (0.5, 10.0):
+        report = report_with(compression=compression).model_copy(update={"contributions": found})
+        assert whose in verdict(report)
 
 
 def test_one_seed_is_called_one_seed() -> None:
