@@ -124,6 +124,13 @@ FULL: dict[str, Any] = {
             "momentum": 0.9,
         },
     ],
+    "generations": {
+        "count": 2,
+        "objective": [{"term": "kl", "weight": 0.5}],
+        "target": "mean",
+        "replicas": 2,
+        "resources": {"cpu": 0.5, "gpu": 0.5},
+    },
     "train": {
         "epochs": 2,
         "batch_size": 64,
