@@ -16,7 +16,7 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
 from cluster.shards.taps import tap_columns
 from cluster.weights import StoredWeights
-from orchestrator.beside import live_teacher, reads_live, reads_stored
+from orchestrator.beside import live_teacher, peers_of, reads_live, reads_stored
 from orchestrator.probing import Probed, check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
@@ -244,6 +244,8 @@ def _student(
             if reads_live(spec.objective, teacher.config)
         ),
         objective=spec.objective,
+        cohort=spec.cohort,
+        peers=peers_of(spec.cohort, spec.student),
         epochs=spec.train.epochs,
         batch_size=spec.train.batch_size,
         optimizer=spec.train.optimizer,

@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Config
+from orchestrator.cohorting import unteachable
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from orchestrator.tapping import untappable
 from orchestrator.weighing import unweighable
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -42,6 +44,8 @@ class JobSpec(Config):
         KLTerm(weight=0.9),
         CrossEntropyTerm(weight=0.1),
     )
+    cohort: CohortConfig | None = None
+    """Several students that teach each other while they learn; by default one learns by itself."""
     train: TrainConfig = TrainConfig()
     baseline: BaselineConfig | None = BaselineConfig()
     """null: do not train the lone student."""
@@ -116,6 +120,13 @@ class JobSpec(Config):
         names = [teacher.name for teacher in self.teachers]
         if problems := list(unweighable(names, self.fusion, self.objective)):
             raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
+    def _a_cohort_can_learn(self) -> "JobSpec":
+        taken = [*(teacher.name for teacher in self.teachers), self.student.name, "ensemble", "baseline"]
+        if problems := list(unteachable(self.cohort, self.objective, self.train, taken)):
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")
