@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.config import Config
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -44,8 +45,13 @@ class GenerationsConfig(Config):
         return tuple(f"generation-{number}" for number in range(self.count - 1))
 
 
-def unborn(generations: GenerationsConfig) -> Iterator[str]:
+def unborn(generations: GenerationsConfig, cohort: CohortConfig | None) -> Iterator[str]:
     """Yield what keeps a generation from learning from the labels of the one before."""
+    if cohort is not None:
+        yield (
+            "generations: what comes of a cohort may be another member, or several fused, and a generation that "
+            "labels is the student's model; expected `generations` or `cohort`, not both"
+        )
     if not any("target" in term.reads for term in generations.objective):
         yield (
             "generations.objective: no term reads what the generation before says; expected at least one that does, "

@@ -11,7 +11,7 @@ from cluster.shards.calibration import calibration_key
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
-from orchestrator.beside import live_teacher, reads_live, reads_stored
+from orchestrator.beside import live_teacher, peers_of, reads_live, reads_stored
 from orchestrator.generations import resolve_generations
 from orchestrator.labellers import ResolvedTeacher, resolve_teacher
 from orchestrator.probing import check_terms, probe
@@ -153,4 +153,6 @@ def _lesson(spec: JobSpec, targets: Targets | None, teachers: tuple[ResolvedTeac
             for teacher in teachers
             if reads_live(spec.objective, teacher.config)
         ),
+        cohort=spec.cohort,
+        peers=peers_of(spec.cohort, spec.student),
     )

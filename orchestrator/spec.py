@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Config
+from orchestrator.cohorting import unteachable
 from orchestrator.rebirth import GenerationsConfig, unborn
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from orchestrator.tapping import untappable
 from orchestrator.untaught import untaught
 from orchestrator.weighing import unweighable
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -45,6 +47,8 @@ class JobSpec(Config):
         KLTerm(weight=0.9),
         CrossEntropyTerm(weight=0.1),
     )
+    cohort: CohortConfig | None = None
+    """Several students that teach each other while they learn; by default one learns by itself."""
     generations: GenerationsConfig | None = None
     """Train the student's model several times, each time by what it said the time before; by default once."""
     train: TrainConfig = TrainConfig()
@@ -55,7 +59,7 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _somebody_teaches(self) -> "JobSpec":
-        others = self.generations is not None
+        others = self.cohort is not None or self.generations is not None
         problems = () if self.teachers else tuple(untaught(self.fusion, self.objective, is_taught_otherwise=others))
         if problems:
             raise ValueError("; ".join(dict.fromkeys(problems)))
@@ -128,7 +132,7 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _generations_can_learn(self) -> "JobSpec":
-        if self.generations and (problems := list(unborn(self.generations))):
+        if self.generations and (problems := list(unborn(self.generations, self.cohort))):
             raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
@@ -137,6 +141,13 @@ class JobSpec(Config):
         names = [teacher.name for teacher in self.teachers]
         if problems := list(unweighable(names, self.fusion, self.objective)):
             raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
+    def _a_cohort_can_learn(self) -> "JobSpec":
+        taken = [*(teacher.name for teacher in self.teachers), self.student.name, "ensemble", "baseline"]
+        if problems := list(unteachable(self.cohort, self.objective, self.train, taken)):
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")
