@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from cluster.models import ModelConfig
+from cluster.shards.records import read_record
+from cluster.storage.protocol import ObjectStore
 from cluster.weights import StoredWeights
 from students.objectives.catalogue import TermConfig
-from students.task import LiveTeacher, heads_read, modules_read
+from students.task import LiveTeacher, TrainedRecord, heads_read, modules_read
 from teachers.spec import TeacherConfig
 
 
@@ -26,3 +28,20 @@ def live_teacher(teacher: TeacherConfig, identity: str, weights: StoredWeights |
     assert weights is not None, "a teacher is fitted or has weights"  # noqa: S101
     model = ModelConfig(factory=teacher.model, arguments=teacher.arguments, inputs=teacher.inputs)
     return LiveTeacher(name=teacher.name, identity=identity, model=model, weights=weights)
+
+
+def loaded_beside(store: ObjectStore, teachers: Sequence[LiveTeacher]) -> str:
+    """Say which teachers every worker loads beside the student, and how large their weights are; empty for none."""
+    if not teachers:
+        return ""
+    return f"each worker loads {', '.join(f'{teacher.name} ({_size(store, teacher)})' for teacher in teachers)}"
+
+
+def _size(store: ObjectStore, teacher: LiveTeacher) -> str:
+    if isinstance(teacher.weights, StoredWeights):
+        num_bytes = teacher.weights.num_bytes
+    elif store.exists(teacher.weights):
+        num_bytes = read_record(store, teacher.weights, TrainedRecord).num_bytes
+    else:
+        return "not trained yet"
+    return f"{num_bytes / 2**20:,.1f} MiB of weights"

@@ -12,6 +12,7 @@ from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
+from orchestrator.beside import loaded_beside
 from orchestrator.labelled import Labelled, needed_label_sets, teachers_left_out
 from orchestrator.labellers import ResolvedTeacher
 from orchestrator.placement import Placement, check_room, place
@@ -196,6 +197,8 @@ class Inspection:
         """Look for the trained students."""
         train = self._job.spec.train
         note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.workers} worker(s)"
+        if beside := loaded_beside(self._store, self._job.students[0].live_teachers):
+            note += f"; {beside}"
         return self._trained(f"train:{self._job.spec.student.name}", "train", self._job.students, note=note)
 
     def baseline(self) -> PlannedStep:
