@@ -40,6 +40,8 @@ _READ_AHEAD = 2
 _WINDOWS_BYTES = 24 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
 _LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
+_OPEN_FILES = 512
+"""Half of what systems let a process open; beyond that a shard is opened anew for its next row."""
 
 
 class LabelsLateError(TrainingError):
@@ -210,7 +212,8 @@ class TrainingData:
         if len(self._lanes) * window_rows * row_bytes <= _LARGEST_WINDOWS_BYTES:
             return None
         shards_of_lane = math.ceil(window_rows / shard_rows[0]) + 1
-        return RowsInPlace(self._label_sets, shard_rows, open_shards=len(self._lanes) * shards_of_lane + SHARDS_AHEAD)
+        open_shards = min(_OPEN_FILES // len(self._label_sets), len(self._lanes) * shards_of_lane + SHARDS_AHEAD)
+        return RowsInPlace(self._label_sets, shard_rows, open_shards=open_shards)
 
     def _is_labelled(self, number: int) -> bool:
         return all(stored.labels.committed(number) is not None for stored in self._label_sets)
