@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from cluster.models import ModelConfig, source_digest
+from cluster.shards.records import read_record
+from cluster.storage.protocol import ObjectStore
 from cluster.weights import StoredWeights
 from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.spec import StudentConfig
-from students.task import LiveTeacher, Peer, heads_read, modules_read
+from students.task import LiveTeacher, Peer, TrainedRecord, heads_read, modules_read
 from teachers.spec import TeacherConfig
 
 
@@ -44,3 +46,20 @@ def peers_of(cohort: CohortConfig | None, student: StudentConfig) -> tuple[Peer,
         )
         for member in (cohort.members if cohort else ())
     )
+
+
+def loaded_beside(store: ObjectStore, teachers: Sequence[LiveTeacher]) -> str:
+    """Say which teachers every worker loads beside the student, and how large their weights are; empty for none."""
+    if not teachers:
+        return ""
+    return f"each worker loads {', '.join(f'{teacher.name} ({_size(store, teacher)})' for teacher in teachers)}"
+
+
+def _size(store: ObjectStore, teacher: LiveTeacher) -> str:
+    if isinstance(teacher.weights, StoredWeights):
+        num_bytes = teacher.weights.num_bytes
+    elif store.exists(teacher.weights):
+        num_bytes = read_record(store, teacher.weights, TrainedRecord).num_bytes
+    else:
+        return "not trained yet"
+    return f"{num_bytes / 2**20:,.1f} MiB of weights"

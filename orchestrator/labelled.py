@@ -8,7 +8,6 @@ from cluster.shards.labelset import LabelSet, LabelSetRecord, manifest_key
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
 from orchestrator.beside import reads_stored
-from orchestrator.labellers import ResolvedTeacher
 from orchestrator.resolve import Job
 from students.ensembles.record import EnsembleRecord
 
@@ -79,15 +78,18 @@ def teachers_left_out(store: ObjectStore, job: Job) -> tuple[str, ...] | None:
     return read_record(store, job.fusion.ensemble, EnsembleRecord).unused
 
 
-def needed_label_sets(
-    job: Job, teacher: ResolvedTeacher, left_out: tuple[str, ...] | None
-) -> tuple[LabelSetRecord, ...]:
-    """Return the label sets of a teacher that anybody reads: of training rows only if a training does.
+def unread_label_sets(job: Job, left_out: tuple[str, ...] | None) -> frozenset[LabelSetRecord]:
+    """Return the label sets of training rows that no training reads, of the teachers that the spec names.
 
-    While nobody knows who is left out, they are those on which that is decided, and those of the report.
+    While nobody knows who is left out, they are those that wait for it.
     """
-    objective, name = job.spec.objective, teacher.config.name
-    has_say = left_out is not None and name not in left_out
-    is_matched = has_say and any(term.reads & {"target", "sparse"} for term in objective)
-    is_read = is_matched or reads_stored(objective, teacher.config)
-    return tuple(record for record in teacher.label_sets if is_read or record is not teacher.train)
+    objective = job.spec.objective
+    is_matched = any(term.reads & {"target", "sparse"} for term in objective)
+    return frozenset(
+        record
+        for teacher in job.teachers
+        if not (is_matched and left_out is not None and teacher.config.name not in left_out)
+        and not reads_stored(objective, teacher.config)
+        for record in teacher.label_sets
+        if record.dataset == job.datasets.train
+    )

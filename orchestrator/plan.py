@@ -12,7 +12,8 @@ from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
-from orchestrator.labelled import Labelled, needed_label_sets, teachers_left_out
+from orchestrator.beside import loaded_beside
+from orchestrator.labelled import Labelled, teachers_left_out, unread_label_sets
 from orchestrator.labellers import ResolvedTeacher
 from orchestrator.placement import Placement, check_room, place
 from orchestrator.resolve import Job, resolve
@@ -89,6 +90,7 @@ class Inspection:
             for identity in job.datasets.distinct()
         }
         self._labelled, self._left_out = Labelled(store, self._datasets), teachers_left_out(store, job)
+        self._unread = unread_label_sets(job, self._left_out)
 
     def steps(self) -> tuple[PlannedStep, ...]:
         """Return all steps in the order of the data's way."""
@@ -160,7 +162,7 @@ class Inspection:
 
     def needed(self, teacher: ResolvedTeacher) -> tuple[LabelSetRecord, ...]:
         """Return the label sets of a teacher that anybody reads, as far as that is known."""
-        return needed_label_sets(self._job, teacher, self._left_out)
+        return tuple(record for record in teacher.label_sets if record not in self._unread)
 
     @property
     def awaits_selection(self) -> bool:
@@ -198,6 +200,8 @@ class Inspection:
         """Look for the trained students."""
         train = self._job.spec.train
         note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.workers} worker(s)"
+        if beside := loaded_beside(self._store, self._job.students[0].live_teachers):
+            note += f"; {beside}"
         return self._trained(f"train:{self._job.spec.student.name}", "train", self._job.students, note=note)
 
     def generation(self, generation: ResolvedTeacher) -> PlannedStep:

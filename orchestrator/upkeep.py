@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,13 @@ from scipy.special import softmax
 from cluster.config import Config
 from cluster.errors import DataError
 from cluster.identity import digest_of
+from cluster.shards.codecs.codec import Arrays
 from cluster.shards.codecs.spec import DenseConfig, HiddenConfig, SampledConfig, TopKConfig
 from cluster.shards.damage import dataset_of, find_damages
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.shared import read_shared, withdraw_shared
+from cluster.shards.taps import STEPS, unpack_tap
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 from orchestrator.resolve import Job
 from orchestrator.weights import weights_of
@@ -40,7 +42,7 @@ class Comparison(Config):
     shard: int
     rows: int
     difference: float
-    """Largest difference, as a share of the largest value of its row (at least 1)."""
+    """Largest difference, as a share of the largest value of its row (at least 1); outputs of modules count too."""
     agreement: float
     """Share of the rows whose largest value stands in the same place."""
 
@@ -101,6 +103,7 @@ def rerun(
         answers = labels.read(commit.number), teacher.ask(record, commit.number).columns
         stored, again = (_numbers(reader, columns) for columns in answers)
         difference, agreement = compare(stored, again, step=_step_of(record), share=_share_of(record))
+        difference = max([difference, *_differences_of_taps(record, *answers)], key=lambda it: (math.isnan(it), it))
         yield Comparison(
             name=_name(record.prefix),
             shard=commit.number,
@@ -125,6 +128,13 @@ def compare(stored: np.ndarray, again: np.ndarray, *, step: float = 0.0, share: 
     return difference, float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
 
 
+def _differences_of_taps(record: LabelSetRecord, stored: Arrays, again: Arrays) -> Iterator[float]:
+    """Yield how far the outputs of each module are apart, of which rounding to bytes tips some to the next step."""
+    for module, config in record.taps.items():
+        outputs = (unpack_tap(record.taps, module, columns) for columns in (stored, again))
+        yield compare(*outputs, step=1 / STEPS if config.values == "int8" else 0.0)[0]
+
+
 def _step_of(record: LabelSetRecord) -> float:
     """Return what the smallest change of what a codec stores does to a probability."""
     match record.codec:
@@ -140,7 +150,7 @@ def _share_of(record: LabelSetRecord) -> float:
     return _AGREEING_ROWS if isinstance(record.codec, SampledConfig | TopKConfig) else 1.0
 
 
-def _numbers(reader: LogitsReader, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+def _numbers(reader: LogitsReader, columns: Arrays) -> np.ndarray:
     """Return logits, or probabilities where a codec keeps no logits of the classes that it leaves out."""
     logits = reader.decode(columns)
     if isinstance(reader.labels.record.codec, DenseConfig | HiddenConfig):

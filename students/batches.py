@@ -1,7 +1,6 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
 import itertools
-import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
@@ -10,33 +9,30 @@ import torch
 
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
-from cluster.shards.ahead import SHARDS_AHEAD, ShardsAhead, prefetched
+from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, readings_until_cheap
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
-from cluster.shards.verified import Fetch
 from cluster.storage.protocol import ObjectStore
 from students.blend import fuse_rows, names_of
 from students.ensembles.ensemble import Ensemble
+from students.label_columns import ROWS, LabelColumns, Stored
 from students.live import LiveTeachers
 from students.objectives.catalogue import TermConfig
 from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.stored_labels import RowsInPlace, StoredLabels
 from students.task import Execution, TrainingTask
 
-_ROWS = ".rows"
-"""The numbers of the rows: beside stored columns, whose names have no dot."""
 _POLL_S = 0.1
 _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
 # stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last one is for rows
-# so large that the first would leave next to nothing to shuffle; labels that take more wait in their shards.
+# so large that the first would leave next to nothing to shuffle.
 _WINDOWS_BYTES = 24 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
 _LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
@@ -79,28 +75,20 @@ class TrainingData:
         self._targets = task.targets if self._reads & {"target", "sparse"} else None
         self._ensemble = Ensemble.open(store, self._targets) if self._targets else None
         parts = self._ensemble.used(self._targets.parts) if self._targets and self._ensemble else []
-        sets = list(dict.fromkeys([*(part.labels for part in parts), *task.stored_taps]))
-        self._target_places = [sets.index(part.labels) for part in parts]
-        self._label_sets = [
-            StoredLabels(
-                _open_labels(store, record, self._fetch),
-                with_logits=place in self._target_places,
-                modules=task.modules_of(record.teacher),
-            )
-            for place, record in enumerate(sets)
-        ]
+        self._labels = LabelColumns(task, parts, self._open_labels)
         self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
         self.columns = record.columns
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
-        self._in_place = self._rows_in_place()
+        shard_rows = [shard.rows for shard in record.shards]
+        self._labels.keep_within(lanes=len(self._lanes), window_rows=self.order(0).window_rows, shard_rows=shard_rows)
 
     def shapes(self) -> Shapes:
         """Return what is known of the rows, and of outputs that are stored with them."""
-        stored = {tap: shape for labels in self._label_sets for tap, shape in labels.shapes().items()}
-        return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=stored)
+        taps = self._labels.shapes()
+        return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=taps)
 
     def order(self, epoch: int) -> EpochOrder:
         """Return the order of one epoch."""
@@ -136,50 +124,34 @@ class TrainingData:
         config = self._task.model.inputs
         inputs = to_inputs(input_array(arrays, config), config)
         labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
-        stored = self._stored(arrays)
+        stored = self._labels.stored(arrays)
         target, each = self._of_teachers(arrays, stored)
-        taps = {
-            tap: output.to(device, non_blocking=True)
-            for labels, columns in zip(self._label_sets, stored, strict=True)
-            for tap, output in labels.taps(columns).items()
-        }
+        taps = {tap: output.to(device, non_blocking=True) for tap, output in self._labels.taps(stored).items()}
         teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
             None if target is None else target.to(device, non_blocking=True),
-            torch.from_numpy(arrays[_ROWS]).to(device, non_blocking=True) if self._needs_rows else None,
+            torch.from_numpy(arrays[ROWS]).to(device, non_blocking=True) if self._needs_rows else None,
             taps,
             teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
             teacher_inputs={name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
             sparse=self._sparse_target(stored, device),
         )
 
-    def _stored(self, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Return the columns of each label set for rows that a window gave."""
-        places = range(len(self._label_sets))
-        if self._in_place is None:
-            return [_columns_of(place, arrays) for place in places]
-        return [self._in_place.rows(place, arrays[_ROWS]) for place in places]
-
-    def _sparse_target(self, stored: Sequence[Mapping[str, np.ndarray]], device: torch.device) -> SparseTarget | None:
+    def _sparse_target(self, stored: Stored, device: torch.device) -> SparseTarget | None:
         if "sparse" not in self._reads:
             return None
-        (place,) = self._target_places
-        labels = self._label_sets[place].logits
-        return SparseTarget.of(labels.decode_sparse(stored[place], temperature=self._read_at)).to(device)
+        return SparseTarget.of(self._labels.sparse(stored, temperature=self._read_at)).to(device)
 
     def _of_teachers(
-        self, arrays: Mapping[str, np.ndarray], stored: Sequence[Mapping[str, np.ndarray]]
+        self, arrays: Mapping[str, np.ndarray], stored: Stored
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
         targets = self._targets
         if targets is None or self._ensemble is None or "target" not in self._reads:
             return None, {}
-        logits = [
-            self._label_sets[place].logits.decode(stored[place], temperature=self._read_at)
-            for place in self._target_places
-        ]
+        logits = self._labels.logits(stored, temperature=self._read_at)
         log_probs_KNC = self._ensemble.calibrated(logits)
         names = self._ensemble.used(names_of(targets))
         is_blended = targets.weighting.changes_with_training
@@ -192,28 +164,20 @@ class TrainingData:
         kept = {LABEL, self._targets.weighting.column_read if self._targets else None}
         columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
         columns |= {} if self._live is None else self._live.columns(arrays)
-        if self._needs_rows or self._in_place:
-            columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
-        for labels in self._label_sets:
-            self._wait_for(labels.labels, number)
-        if self._in_place:
-            self._in_place.open(number)
-            return columns
-        for place, labels in enumerate(self._label_sets):
-            columns |= {_target_name(place, name): array for name, array in labels.read(number).items()}
-        return columns
+        if self._needs_rows or self._labels.needs_rows:
+            columns[ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
+        for labels in self._labels.label_sets:
+            self._wait_for(labels, number)
+        return columns | self._labels.read(number)
 
-    def _rows_in_place(self) -> RowsInPlace | None:
-        """Return what gives rows of labels that are too large for the windows of inputs."""
-        window_rows, shard_rows = self.order(0).window_rows, [shard.rows for shard in self._dataset.record.shards]
-        row_bytes = sum(labels.row_bytes for labels in self._label_sets)
-        if len(self._lanes) * window_rows * row_bytes <= _LARGEST_WINDOWS_BYTES:
-            return None
-        shards_of_lane = math.ceil(window_rows / shard_rows[0]) + 1
-        return RowsInPlace(self._label_sets, shard_rows, open_shards=len(self._lanes) * shards_of_lane + SHARDS_AHEAD)
+    def _open_labels(self, record: LabelSetRecord) -> LabelSet:
+        labels = LabelSet(self._store, record, fetch=self._fetch)
+        if labels.is_sealed():
+            labels.load_manifest()
+        return labels
 
     def _is_labelled(self, number: int) -> bool:
-        return all(stored.labels.committed(number) is not None for stored in self._label_sets)
+        return all(labels.committed(number) is not None for labels in self._labels.label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
@@ -250,21 +214,3 @@ def target_temperature(objective: Sequence[TermConfig]) -> float:
     """
     found = {term.target_temperature for term in objective if term.reads & {"target", "sparse"}}
     return (found.pop() or 1.0) if len(found) == 1 else 1.0
-
-
-def _target_name(place: int, column: str) -> str:
-    # Stored columns have no dot in their names, so these can never clash with one.
-    return f"{place}.{column}"
-
-
-def _columns_of(place: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return one label set's columns under their own names."""
-    prefix = _target_name(place, "")
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _open_labels(store: ObjectStore, record: LabelSetRecord, fetch: Fetch) -> LabelSet:
-    labels = LabelSet(store, record, fetch=fetch)
-    if labels.is_sealed():
-        labels.load_manifest()
-    return labels

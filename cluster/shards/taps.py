@@ -17,7 +17,8 @@ Taps = Mapping[ModulePath, TapConfig]
 
 _ZERO = 128
 """What stands for 0 in a byte."""
-_STEPS = 127
+STEPS = 127
+"""Steps from there to the largest value of a row."""
 
 
 class TapMisfitError(SpecError):
@@ -83,7 +84,7 @@ def pack_tap(taps: Taps, module: str, output: np.ndarray) -> dict[str, np.ndarra
     if not scale_name:
         return {name: output.astype(np.float16)}
     largest = np.abs(output).reshape(len(output), -1).max(axis=1)
-    scale = np.maximum(largest / _STEPS, np.finfo(np.float32).smallest_normal).astype(np.float32)
+    scale = np.maximum(largest / STEPS, np.finfo(np.float32).smallest_normal).astype(np.float32)
     steps = np.rint(output / _beside(scale, output))
     return {name: (steps + _ZERO).astype(np.uint8), scale_name[0]: scale}
 

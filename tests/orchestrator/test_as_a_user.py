@@ -40,7 +40,8 @@ def write_job(folder: Path, **changes: object) -> tuple[Path, JobSpec]:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_the_demo_keeps_its_promises_and_is_free_the_second_time(tmp_path: Path) -> None:
-    first = coffey("demo", "--store", str(tmp_path / "store"), "--json")
+    seeds = ("--seeds", "0,1")  # not three: each costs the start of two workers
+    first = coffey("demo", *seeds, "--store", str(tmp_path / "store"), "--json")
     assert first.returncode == 0, first.stderr
     report = json.loads(first.stdout)["report"]
     summary = report["summary"]
@@ -48,10 +49,10 @@ def test_the_demo_keeps_its_promises_and_is_free_the_second_time(tmp_path: Path)
     assert summary["gap_recovered"] >= 0.5
     assert summary["compression"] >= 10
     assert report["warnings"] == []
-    assert sorted(model["seed"] for model in report["models"] if model["role"] == "student") == [0, 1, 2]
+    assert sorted(model["seed"] for model in report["models"] if model["role"] == "student") == [0, 1]
     assert Path(json.loads(first.stdout)["report_uri"]).is_file()
 
-    again = coffey("demo", "--store", str(tmp_path / "store"))
+    again = coffey("demo", *seeds, "--store", str(tmp_path / "store"))
     assert again.returncode == 0, again.stderr
     assert "Traceback" not in again.stderr
     for model in report["models"]:
@@ -65,11 +66,12 @@ def test_the_demo_keeps_its_promises_and_is_free_the_second_time(tmp_path: Path)
 def test_s3_needs_nothing_but_the_address_of_the_store_and_the_environment(
     tmp_path: Path, ceph_bucket: S3Bucket
 ) -> None:
-    job, _ = write_job(tmp_path)
+    weights = small_jobs.write_teacher(tmp_path / "only.safetensors", rows=slice(0, 300))
+    job, _ = write_job(tmp_path, teachers=[small_jobs.teacher("only", weights)], baseline=None)
     store = f"store={ceph_bucket.uri}/jobs"
     first = coffey("run", str(job), "--set", store, "--json")
     assert first.returncode == 0, first.stderr
-    assert json.loads(first.stdout)["report"]["teacher_rows_computed"] == 2 * small_jobs.ROWS
+    assert json.loads(first.stdout)["report"]["teacher_rows_computed"] == small_jobs.ROWS
     again = coffey("run", str(job), "--set", store, "--json")
     assert json.loads(again.stdout)["report"]["teacher_rows_computed"] == 0
     secret = ceph_bucket.server.owner.secret_key

@@ -10,7 +10,7 @@ import pytest
 from tests.fixtures.ray_head import RayHead
 from tests.simulation.drivers import kill_drivers
 
-pytestmark = [pytest.mark.ray, pytest.mark.kill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.kill, pytest.mark.timeout(900)]
 
 
 def test_a_driver_killed_again_and_again_loses_nothing(tmp_path: Path, ray_head: RayHead) -> None:

@@ -243,6 +243,22 @@ class TestStates:
         assert inspection.label(job.teachers[2]).rows == HELD_OUT + TEST_ROWS
         assert "no training rows are read" in inspection.label(job.teachers[2]).note
 
+    def test_teachers_that_every_worker_loads_are_named_with_their_size(
+        self, files: Path, store: DirectoryStore
+    ) -> None:
+        hints = (f"{{term: fitnet, student: second, teacher: '{name}:layer'}}" for name in ("given", "fitted"))
+        job = resolve(job_spec(files, f"objective=[{{term: kl}}, {', '.join(hints)}]"))
+        size = f"{(files / 'given.safetensors').stat().st_size / 2**20:.1f} MiB of weights"
+        ingest(context := new_context(job, store))
+        context.log.close("done")
+
+        note = step(job, store, "train:student").note
+        assert note.endswith(f"; each worker loads fitted (not trained yet), given ({size})")
+        assert job.teachers[0].fit is not None
+        train_alone(store, job.teachers[0].fit)
+        assert f"fitted ({size})" in step(job, store, "train:student").note
+        assert "loads" not in step(resolve(job_spec(files)), store, "train:student").note
+
     def test_training_rows_wait_for_the_selection_and_are_labelled_by_those_who_are_selected(
         self, files: Path, store: DirectoryStore
     ) -> None:

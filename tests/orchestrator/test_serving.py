@@ -70,7 +70,11 @@ def spec_of(*overrides: str) -> JobSpec:
         ((ALONE, TOP_K, PLAIN, "fusion.weights={given: 2}", SPARSE), "fusion.weights says how teachers are fused"),
         ((ALONE, SPARSE), "and the labels of teacher given are of codec `dense`; expected `topk`, or the term `kl`"),
         ((ALONE, SAMPLED, PLAIN, SPARSE), "and the labels of teacher given are of codec `sampled`; expected `topk`"),
-        ((ALONE, TOP_K, PLAIN, SPARSE, "fusion.when=write"), "fusion.when is write, and the term `sparse_kl` reads"),
+        (
+            (ALONE, TOP_K, PLAIN, "objective=[{term: kl}, {term: sparse_kl}]", "fusion.when=write"),
+            "fusion.when is write, and the term `sparse_kl` reads",
+        ),
+        ((ALONE, TOP_K, PLAIN, SPARSE, "fusion.when=write"), "fusion.when says how teachers are fused, and no term"),
         (
             (ALONE, TOP_K, PLAIN, SAMPLED_TAIL),
             "objective: a term has tail: sampled, and the labels of teacher given hold no draws; expected labels.tail",

@@ -13,6 +13,7 @@ from cluster.shards.codecs.dense import LOGITS
 from cluster.shards.damage import dataset_of, find_damages
 from cluster.shards.dataset import Dataset, dataset_key, shard_key
 from cluster.shards.labelset import LabelSet, manifest_key
+from cluster.shards.taps import pack_tap
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
 from orchestrator.plan import Inspection
@@ -290,6 +291,25 @@ def test_only_as_many_shards_as_asked_for_are_computed_again(made: LabelledJob) 
     (comparison,) = rerun(made.store, made.record, teacher, num_shards=1, seed=3)
 
     assert made.rows_computed() == comparison.rows
+
+
+@pytest.mark.parametrize("values", ["float16", "int8"])
+def test_outputs_of_modules_are_asked_again_like_distributions(tmp_path: Path, values: str) -> None:
+    made = labelled_job(tmp_path, taps={"layer": {"values": values}})
+    labels, teacher = LabelSet(made.store, made.record), made.teachers.rerun_of(made.record.prefix)
+    assert teacher is not None
+    arrays = dict(labels.read(1))
+    weight, bias = small_jobs.teacher_weights(slice(0, 300))
+    pixels = Dataset.open(made.store, made.record.dataset).read(1)["image"].reshape(SHARD_ROWS, 64) / 255
+    by_numpy = pixels @ weight.T + bias
+
+    def differences(output: np.ndarray) -> list[bool]:
+        columns = arrays | pack_tap(made.record.taps, "layer", output.astype(np.float32))
+        labels.replace(1, labels.encode(columns), rows=SHARD_ROWS, statistics={})
+        return [it.differs for it in rerun(made.store, made.record, teacher, num_shards=9, seed=1)]
+
+    assert differences(by_numpy) == [False, False, False]
+    assert differences(by_numpy * 1.05) == [False, True, False]
 
 
 @pytest.mark.parametrize(("by", "differs"), [(0.0, False), (2.0**-9, False), (2.0**-7, True), (float("nan"), True)])
