@@ -297,7 +297,7 @@ class TestSharing:
         stem.weight.grad = None
         sum(model(x).square().sum() for model in models).backward()  # computed anew by each
         assert Counted.computed == 4
-        assert found.numpy() == pytest.approx(stem.weight.grad.numpy(), rel=1e-5)
+        assert found.numpy() == pytest.approx(stem.weight.grad.numpy(), rel=1e-4, abs=1e-7)
 
     def test_another_batch_is_computed_anew(self) -> None:
         models, x = [Stemmed(), Stemmed()], torch.randn(5, 4)
@@ -316,15 +316,12 @@ class TestSharing:
             ("before", "stem", "called with another tensor by a member"),
             ("in place", "stem", "a member changes in place"),
             ("around", "after", "is not called by a member"),
-            ("nothing", "head", None),
+            ("nothing", "head", "called with another tensor by a member"),
         ],
     )
-    def test_what_members_cannot_have_in_common_is_refused(self, between: str, path: str, said: str | None) -> None:
+    def test_what_members_cannot_have_in_common_is_refused(self, between: str, path: str, said: str) -> None:
         models = [Stemmed(between), Stemmed(between)]
         sharing = Sharing(models, [path])
-        if said is None:
-            assert sharing.check(models, torch.randn(2, 4)) == 3
-            return
         with pytest.raises(NotSharedError, match=said) as error:
             sharing.check(models, torch.randn(2, 4))
         assert path in str(error.value)
