@@ -20,7 +20,7 @@ from students.cohorts.catalogue import CohortConfig
 from students.cohorts.dml import DMLCohort
 from students.cohorts.fused import mean_log_probs
 from students.cohorts.kdcl import KDCLCohort
-from students.cohorts.method import FIRST, Lesson, MemberConfig, OnlineMethod
+from students.cohorts.method import FIRST, Discussion, MemberConfig, OnlineMethod
 from students.cohorts.one import ONECohort
 from students.cohorts.simplex import best_mixture
 from students.objectives.schedules import Schedule
@@ -65,17 +65,17 @@ def state_of(method: OnlineMethod) -> torch.nn.Module | None:
     return state
 
 
-def lesson_of(method: OnlineMethod, logits_KNC: Any, labels_N: Any = LABELS_N, **changes: Any) -> Lesson:
+def discussion_of(method: OnlineMethod, logits_KNC: Any, labels_N: Any = LABELS_N, **changes: Any) -> Discussion:
     options = {
         "labelled_share": SHARE,
         "features_NF": torch.from_numpy(FEATURES_NF)[: len(labels_N)],
         "state": state_of(method),
     }
-    return Lesson(torch.as_tensor(logits_KNC), torch.as_tensor(labels_N), **options | changes)
+    return Discussion(torch.as_tensor(logits_KNC), torch.as_tensor(labels_N), **options | changes)
 
 
 def rows_of(method: OnlineMethod, logits_KNC: Any, labels_N: Any = LABELS_N, **changes: Any) -> np.ndarray:
-    return method.rows(lesson_of(method, logits_KNC, labels_N, **changes)).detach().numpy()
+    return method.rows(discussion_of(method, logits_KNC, labels_N, **changes)).detach().numpy()
 
 
 def one_target(targets_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +165,7 @@ def test_values_and_gradients_are_those_of_the_paper(method: OnlineMethod) -> No
     expected_N, gradient_KNC = dml() if method is DML else one() if method is ONE else kdcl(method)  # type: ignore[arg-type]
     logits_KNC = torch.from_numpy(LOGITS_KNC).requires_grad_()
 
-    loss_N = method.rows(lesson_of(method, logits_KNC))
+    loss_N = method.rows(discussion_of(method, logits_KNC))
     loss_N.sum().backward()
 
     assert loss_N.detach().numpy() == pytest.approx(expected_N, rel=1e-9, abs=1e-9)
@@ -181,7 +181,7 @@ def test_a_gate_and_what_it_sees_learn_of_the_labels_alone() -> None:
     state, features_NF = state_of(ONE), torch.from_numpy(FEATURES_NF).requires_grad_()
     assert isinstance(state, torch.nn.Linear)
 
-    ONE.rows(lesson_of(ONE, LOGITS_KNC, state=state, features_NF=features_NF)).sum().backward()
+    ONE.rows(discussion_of(ONE, LOGITS_KNC, state=state, features_NF=features_NF)).sum().backward()
 
     assert state.weight.grad is not None
     assert state.bias.grad is not None
@@ -199,15 +199,15 @@ def test_a_gate_begins_with_equal_shares() -> None:
 
 @every_kdcl
 def test_the_gradient_of_members_that_learn_a_fixed_target_is_that_of_finite_differences(method: KDCLCohort) -> None:
-    target_NC = method.target(lesson_of(method, LOGITS_KNC)).detach()
+    target_NC = method.target(discussion_of(method, LOGITS_KNC)).detach()
 
     class Fixed(KDCLCohort):
-        def target(self, lesson: Lesson) -> torch.Tensor:
+        def target(self, discussion: Discussion) -> torch.Tensor:
             return target_NC
 
     fixed, logits_KNC = Fixed(temperature=T), torch.from_numpy(LOGITS_KNC).requires_grad_()
 
-    assert torch.autograd.gradcheck(lambda z_KNC: fixed.rows(lesson_of(fixed, z_KNC)), logits_KNC)
+    assert torch.autograd.gradcheck(lambda z_KNC: fixed.rows(discussion_of(fixed, z_KNC)), logits_KNC)
 
 
 @every_method
@@ -216,7 +216,7 @@ def test_members_that_agree_have_nothing_to_learn_of_each_other(method: OnlineMe
     logits_KNC = torch.from_numpy(same_KNC).requires_grad_()
     own_N = -log_softmax(LOGITS_KNC[0], axis=-1)[range(ROWS), LABELS_N] / SHARE * (LABELS_N != NO_LABEL)
 
-    loss_N = method.rows(lesson_of(method, logits_KNC))
+    loss_N = method.rows(discussion_of(method, logits_KNC))
     loss_N[-2:].sum().backward()  # without a label
 
     assert loss_N.detach().numpy() == pytest.approx(own_N if method is ONE else np.zeros(ROWS), abs=1e-12)
@@ -258,7 +258,7 @@ def test_targets_made_with_the_label_are_never_worse_than_the_best_member(seed: 
     wrongs_KN = -log_softmax(logits_KNC, axis=-1)[:, range(ROWS), labels_N]
 
     def wrong_N(method: KDCLCohort) -> np.ndarray:
-        target_NC = method.target(lesson_of(method, logits_KNC, labels_N)).numpy()
+        target_NC = method.target(discussion_of(method, logits_KNC, labels_N)).numpy()
         return -log_softmax(target_NC, axis=-1)[range(ROWS), labels_N]
 
     naive, linear, min_logit = map(wrong_N, KDCLS[:3])
@@ -304,7 +304,9 @@ def test_logits_of_low_precision_and_large_size_give_finite_losses(method: Onlin
     logits_KNC = torch.from_numpy(40 * LOGITS_KNC).to(dtype).float().requires_grad_()
     state, features_NF = state_of(method), torch.from_numpy(FEATURES_NF).float()
 
-    loss_N = method.rows(lesson_of(method, logits_KNC, state=state.float() if state else None, features_NF=features_NF))
+    loss_N = method.rows(
+        discussion_of(method, logits_KNC, state=state.float() if state else None, features_NF=features_NF)
+    )
     loss_N.sum().backward()
 
     assert logits_KNC.grad is not None
