@@ -272,7 +272,7 @@ class Stemmed(torch.nn.Module):
         self._between = between
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        hidden = self.stem(inputs * 1 if self._between == "before" else inputs)
+        hidden = self.stem(inputs * 1 if self._between == "before" else inputs.flatten(1))
         if self._between == "in place":
             hidden.mul_(2)
         outputs: torch.Tensor = self.head(hidden if self._between == "around" else self.after(hidden))
