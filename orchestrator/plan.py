@@ -202,6 +202,8 @@ class Inspection:
         note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.workers} worker(s)"
         if beside := loaded_beside(self._store, self._job.students[0].live_teachers):
             note += f"; {beside}"
+        if (cohort := self._job.spec.cohort) is not None:
+            note = f"{note}, {1 + len(cohort.members)} members that learn together ({cohort.method})"
         return self._trained(f"train:{self._job.spec.student.name}", "train", self._job.students, note=note)
 
     def generation(self, generation: ResolvedTeacher) -> PlannedStep:
