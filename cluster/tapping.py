@@ -84,14 +84,23 @@ class Tapped(nn.Module):
 
     def _hook(self, path: str) -> Any:
         def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            found = output[0] if isinstance(output, tuple | list) and output else output
-            if not isinstance(found, torch.Tensor) or not found.is_floating_point():
-                kind = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
-                raise UntappableError(self.name, path, f"returns {kind}")
-            # A copy: what comes next may work in place, as ReLU(inplace=True) does.
-            self._seen[path] = found.to(torch.float32, copy=True)
+            self._seen[path] = tensor_in(output, path=path, name=self.name)
 
         return remember
+
+
+def tensor_in(output: object, *, path: str, name: str) -> torch.Tensor:
+    """Return the tensor that a module has returned, alone or before others, as a float32 copy.
+
+    Raises:
+        UntappableError: it has returned something else.
+    """
+    found = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(found, torch.Tensor) or not found.is_floating_point():
+        kind = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
+        raise UntappableError(name, path, f"returns {kind}")
+    # A copy: what comes next may work in place, as ReLU(inplace=True) does.
+    return found.to(torch.float32, copy=True)
 
 
 def module_at(model: nn.Module, path: str, *, name: str) -> nn.Module:

@@ -22,9 +22,11 @@ from cluster.optimizers import OptimizerConfig, learning_rate
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
 from cluster.tapping import Tapped, blank_rows, shapes_of_taps
+from students.average import average_for
 from students.batches import TrainingData
 from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
+from students.exits import packed_exits
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
 from students.learner import Learner
@@ -81,13 +83,16 @@ class _Training:
         self._module = in_fast_layout(build_module(task.model)).to(group.device)
         classes = self._data.num_classes
         check_shapes(self._module, self._held_out.sample(), num_classes=classes, factory=task.model.factory)
+        is_half = task.precision == "bfloat16"
+        self._average = average_for(task.objective, self._module, is_half=is_half)
+        self._published = self._average.module if self._average and self._average.is_exported else self._module
         tapped = Tapped(
             self._module, (path for term in task.objective for path in term.student_modules), name="student"
         )
         objective = self._objective(tapped)
         student: nn.Module = torch.compile(tapped) if execution.compile else tapped  # type: ignore[assignment]
-        self._learner = Learner(student, objective, is_half=task.precision == "bfloat16").to(group.device)
-        remembered = [f"objective.{name}" for name, _ in objective.named_buffers()]
+        self._learner = Learner(student, objective, is_half=is_half).to(group.device)
+        remembered = [f"objective.{name}" for name in objective.buffers_alike()]
         self._wrapped = group.wrap(self._learner, alike=remembered)
         self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
@@ -127,6 +132,7 @@ class _Training:
             shapes=shapes,
             heads=self._live.heads,
             blend=self._blend(),
+            average=self._average,
             gather=self._group.gather_rows,
             world_size=self._group.world_size,
         )
@@ -143,13 +149,15 @@ class _Training:
 
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         order = self._data.order(self._step // self._steps_per_epoch)
-        self._module.train()
+        self._learner.train()
         for step_in_epoch in range(self._step % self._steps_per_epoch, order.num_steps):
             asked_s = time.monotonic()
             batch = next(batches)
             self._waited_s += time.monotonic() - asked_s
             self._update(batch, global_rows=order.batch_rows(step_in_epoch))
             self._step += 1
+            if self._average is not None:
+                self._average.follow(self._module, step=self._step)
             self._rows += order.batch_rows(step_in_epoch)
             if self._step % _STEPS_BETWEEN_CHECKS == 0 and step_in_epoch + 1 < order.num_steps:
                 self._checkpoint_if_due()
@@ -192,8 +200,8 @@ class _Training:
         self._gather_loss()
         epoch = self._step // self._steps_per_epoch
         loss = self._loss_sum / self._steps_per_epoch
-        self._group.share_buffers(self._module)  # so that what is scored is what rank 0 saves
-        accuracy, nll = self._held_out.score(self._module)
+        self._group.share_buffers(self._published)  # so that what is scored is what rank 0 saves
+        accuracy, nll = self._held_out.score(self._published)
         self._check(nll)  # the last update of the epoch may have broken the weights
         self._points += (EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9)),)
         self._loss_sum = 0.0
@@ -239,21 +247,25 @@ class _Training:
         self._step, self._points, self._loss_sum = record.step, record.points, record.loss_sum
 
     def _publish(self, *, seconds: float) -> TrainedRecord:
-        body = save_weights(self._module)
+        body = save_weights(self._published)
         digest = digest_of(body)
+        exits = packed_exits(self._task.prefix, self._learner.objective.heads())
         record = TrainedRecord(
             identity=self._task.identity,
             weights_key=f"{self._task.prefix}/{digest}.safetensors",
             weights_digest=digest,
             num_bytes=len(body),
-            parameters=num_parameters(self._module),
+            parameters=num_parameters(self._published),
             points=self._points,
             rows=self._rows,
             seconds=seconds,
             waited_s=self._waited_s,
+            exits=tuple(found for found, _ in exits),
         )
         if self._group.rank == 0:
             self._store.put(record.weights_key, body)
+            for found, weights in exits:
+                self._store.put(found.weights.key, weights)
             record = publish_record(self._store, self._task.record_key, record)
             clear_checkpoints(self._store, self._task)
         self._group.from_first(0)  # nobody leaves before the record is there
@@ -261,14 +273,13 @@ class _Training:
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of all parameters; its learning rate is set anew at every step."""
+    """Return the optimizer of all parameters that have a gradient; its learning rate is set anew at every step."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     match config.name:
         case "adamw":
-            return torch.optim.AdamW(module.parameters(), **options)
+            return torch.optim.AdamW(parameters, **options)
         case "adam":
-            return torch.optim.Adam(module.parameters(), **options)
+            return torch.optim.Adam(parameters, **options)
         case "sgd":
-            return torch.optim.SGD(
-                module.parameters(), momentum=config.momentum, nesterov=config.momentum > 0, **options
-            )
+            return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **options)

@@ -135,6 +135,13 @@ class EpochPoint(Config):
     nll: float
 
 
+class TrainedExit(Config):
+    """A module at which the student may end, and where the weights of what makes logits of its output lie."""
+
+    module: str
+    weights: StoredWeights
+
+
 class TrainedRecord(Config):
     """`trained.json`: a training that is complete."""
 
@@ -150,6 +157,7 @@ class TrainedRecord(Config):
     """Wall time of the last attempt; what an earlier one had done is not in it."""
     waited_s: float = 0.0
     """Part of it in which training waited for labels."""
+    exits: tuple[TrainedExit, ...] = ()
 
 
 class ProgressRecord(Config):

@@ -19,6 +19,7 @@ REQUIRED: dict[str, object] = {
     "head": "wide:fc",
     "column": "domain",
     "routes": {"wide": [0]},
+    "exits": ("layer",),
 }
 of_each = pytest.mark.parametrize("technique", techniques(), ids=lambda it: it.name)
 
