@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from cluster.identity import digest_of
-from cluster.modules import save_weights
+from cluster.modules import load_weights, save_weights
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
-from cluster.tapping import module_at, tensor_in
+from cluster.tapping import UntappableError, module_at, tensor_in
 from cluster.weights import StoredWeights
 from students.objectives.exit_head import ExitHead
 from students.task import TrainedExit, TrainedRecord
@@ -27,11 +27,14 @@ class StudentExit(nn.Module):
 
         Raises:
             ModuleMissingError: the student has no such module.
+            UntappableError: it does not call it, or it returns something else than a tensor.
         """
         super().__init__()
         self.student, self.head, self._path, self._num_calls = student, head, path, 0
         with torch.inference_mode():
             self._num_calls = len(self._outputs(inputs))
+        if not self._num_calls:
+            raise UntappableError(_NAME, path, "is not called by the model")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits `[N, C]`."""
@@ -84,6 +87,15 @@ def load_exits(
         head = ExitHead.like(safetensors.torch.load(bytes(body)))
         exits[found.module] = StudentExit(student, found.module, head, inputs=inputs).eval()
     return exits
+
+
+def exit_of(student: nn.Module, path: str, body: bytes, *, inputs: torch.Tensor) -> StudentExit:
+    """Return the exit, in evaluation mode, whose weights are these safetensors; the student gets them too."""
+    weights = safetensors.torch.load(body)
+    head = ExitHead.like({name.removeprefix("head."): weights[name] for name in weights if name.startswith("head.")})
+    found = StudentExit(student, path, head, inputs=inputs).eval()
+    load_weights(found, body, where=f"exit {path}")
+    return found
 
 
 def used_parameters(module: nn.Module, inputs: torch.Tensor) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ from cluster.config import Config
 from cluster.shards.calibration import Method
 from students.reliability import ReliabilityBin, Share
 
-Role = Literal["teacher", "ensemble", "baseline", "student"]
+Role = Literal["teacher", "ensemble", "baseline", "student", "exit"]
 
 
 class CalibrationResult(Config):
@@ -42,7 +42,7 @@ class ModelResult(Config):
     """One model on the test rows, at its last epoch."""
 
     name: str
-    """Such as `wide`, `ensemble`, `student`; with a seed for those trained from several."""
+    """Such as `wide`, `ensemble`, `student`, and `student@layer` for the student that ends at one of its modules."""
     role: Role
     seed: int | None = None
     accuracy: Share
@@ -51,8 +51,9 @@ class ModelResult(Config):
     ece: Share
     """Expected calibration error with 15 equal bins (1706.04599)."""
     parameters: int | None
+    """For an exit those that it uses."""
     num_bytes: int
-    """Bytes of the weights in the store."""
+    """Bytes of the weights in the store; for an exit of the parameters that it uses."""
     latency_ms: float
     """Median time of one row through the model, one thread; for the ensemble the sum of the teachers it uses."""
     epochs: int | None = None

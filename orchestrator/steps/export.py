@@ -1,4 +1,7 @@
-"""Export: the student of the first seed as files that others can use, each checked against the trained module."""
+"""Export: the student of the first seed, and where it may end before its end, as files that others can use.
+
+Each file is checked against the trained module.
+"""
 
 import json
 import warnings
@@ -16,11 +19,12 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.records import publish_record
 from cluster.shards.schema import Digest
 from cluster.storage.open import open_store
+from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from orchestrator.measuring import load_student
+from orchestrator.measuring import load_student, load_student_exits
 from orchestrator.resolve import Job
-from students.task import TrainingTask
+from students.exits import exit_of
 from teachers.weights import CLASSES_KEY
 
 _LARGEST_DIFFERENCE = 1e-4
@@ -28,9 +32,11 @@ _LARGEST_DIFFERENCE = 1e-4
 
 
 class ExportedFile(Config):
-    """One file of the student."""
+    """One file of the student, or of one of its exits."""
 
     format: str
+    exit: str | None = None
+    """Module of the student at which it ends."""
     key: str
     digest: Digest
     num_bytes: int
@@ -69,18 +75,30 @@ def export(context: RunContext) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _export(store_uri: str, job: Job) -> ExportRecord:
-    store, task = open_store(store_uri), job.students[0]
-    module = load_student(store, task)
+    return export_files(open_store(store_uri), job)
+
+
+def export_files(store: ObjectStore, job: Job) -> ExportRecord:
+    """Write every file and the record of them.
+
+    Raises:
+        NotExportableError: a model cannot be written in a format, or computes something else from it.
+    """
+    task = job.students[0]
     rows = Dataset.open(store, job.datasets.test).read(0)
     inputs = to_inputs(input_array(rows, task.model.inputs), task.model.inputs)[:64]
+    models: list[tuple[str | None, torch.nn.Module]] = [(None, load_student(store, task))]
+    models += load_student_exits(store, task, rows).items()
     files = []
-    for format_name in job.spec.export:
-        body = _to_safetensors(module, job) if format_name == "safetensors" else _to_onnx(module, inputs)
-        _check(format_name, _outputs(format_name, body, task, inputs), module, inputs)
-        digest = digest_of(body)
-        key = f"{task.prefix}/export/{digest[:16]}/{job.spec.student.name}.{format_name}"
-        store.put(key, body)
-        files.append(ExportedFile(format=format_name, key=key, digest=digest, num_bytes=len(body)))
+    for path, module in models:
+        name = job.spec.student.name if path is None else f"{job.spec.student.name}-at-{path}"
+        for format_name in job.spec.export:
+            body = _to_safetensors(module, job) if format_name == "safetensors" else _to_onnx(module, inputs)
+            _check(format_name, _outputs(format_name, body, job, path, inputs), module, inputs)
+            digest = digest_of(body)
+            key = f"{task.prefix}/export/{digest[:16]}/{name}.{format_name}"
+            store.put(key, body)
+            files.append(ExportedFile(format=format_name, exit=path, key=key, digest=digest, num_bytes=len(body)))
     return publish_record(store, job.export_key, ExportRecord(student=task.identity, files=tuple(files)))
 
 
@@ -111,13 +129,16 @@ def _to_onnx(module: torch.nn.Module, inputs: torch.Tensor) -> bytes:
     return body
 
 
-def _outputs(format_name: str, body: bytes, task: TrainingTask, inputs: torch.Tensor) -> np.ndarray:
+def _outputs(format_name: str, body: bytes, job: Job, path: str | None, inputs: torch.Tensor) -> np.ndarray:
     """Return the logits that an exported file computes, as its user would."""
     if format_name == "onnx":
         session = onnxruntime.InferenceSession(body, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
-    module = build_module(task.model).eval()
-    load_weights(module, body, where="export")
+    module = build_module(job.students[0].model).eval()
+    if path is None:
+        load_weights(module, body, where="export")
+    else:
+        module = exit_of(module, path, body, inputs=inputs)
     with torch.inference_mode():
         outputs: np.ndarray = module(inputs).numpy()
     return outputs
