@@ -1,5 +1,6 @@
 """Outputs of a model's modules, caught while it runs."""
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from cluster.errors import SpecError
 from cluster.shards.schema import Column
@@ -64,8 +66,15 @@ class Tapped(nn.Module):
         super().__init__()
         self.model, self._paths, self.name = model, tuple(dict.fromkeys(paths)), name
         self._seen: dict[str, torch.Tensor] = {}
-        for path in self._paths:
-            module_at(model, path, name=name).register_forward_hook(self._hook(path))
+        self._handles = self._hung()
+
+    def copy_of_model(self) -> nn.Module:
+        """Return a copy of the model whose outputs nobody catches."""
+        for handle in self._handles:
+            handle.remove()
+        copied = copy.deepcopy(self.model)
+        self._handles = self._hung()
+        return copied
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the model's output, and by path the float32 outputs of the last call of each module.
@@ -81,6 +90,11 @@ class Tapped(nn.Module):
             if path not in taps:
                 raise UntappableError(self.name, path, "is not called by the model")
         return output, taps
+
+    def _hung(self) -> list[RemovableHandle]:
+        """Hang a hook on each module."""
+        modules = {path: module_at(self.model, path, name=self.name) for path in self._paths}
+        return [module.register_forward_hook(self._hook(path)) for path, module in modules.items()]
 
     def _hook(self, path: str) -> Any:
         def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -3,19 +3,33 @@
 import torch
 from torch import nn
 
+from cluster.tapping import Tapped
 from students.objectives.objective import Batch, Objective
 
 
 class Learner(nn.Module):
     """From a batch to its loss."""
 
-    def __init__(self, student: nn.Module, objective: Objective, *, is_half: bool) -> None:
-        """`student` is a `Tapped`, compiled or not.
-
-        `is_half`: run it in bfloat16 by torch's autocast; the loss is computed in float32.
-        """
+    def __init__(self, student: Tapped, objective: Objective, *, is_half: bool) -> None:
+        """`is_half`: run the student in bfloat16 by torch's autocast; the loss is computed in float32."""
         super().__init__()
         self.student, self.objective, self._is_half = student, objective, is_half
+
+    @property
+    def module(self) -> nn.Module:
+        """The student itself: what is saved and resumed."""
+        return self.student.model
+
+    @property
+    def published(self) -> nn.Module:
+        """What is scored and exported: the student, or the average of its weights."""
+        average = self.objective.average
+        return self.module if average is None or not average.is_exported else average.module
+
+    def follow(self, *, step: int) -> None:
+        """Let the average of the weights follow an update, the `step`th."""
+        if self.objective.average is not None:
+            self.objective.average.follow(self.module, step=step)
 
     def forward(self, batch: Batch, *, global_rows: int, progress: float) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch; a scalar."""

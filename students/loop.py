@@ -22,7 +22,6 @@ from cluster.optimizers import OptimizerConfig, learning_rate
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
 from cluster.tapping import Tapped, blank_rows, shapes_of_taps
-from students.average import average_for
 from students.batches import TrainingData
 from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
@@ -31,6 +30,7 @@ from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
 from students.learner import Learner
 from students.live import LiveTeachers
+from students.objectives.average import average_for, buffers_alike
 from students.objectives.objective import Batch, Objective
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
 
@@ -83,16 +83,14 @@ class _Training:
         self._module = in_fast_layout(build_module(task.model)).to(group.device)
         classes = self._data.num_classes
         check_shapes(self._module, self._held_out.sample(), num_classes=classes, factory=task.model.factory)
-        is_half = task.precision == "bfloat16"
-        self._average = average_for(task.objective, self._module, is_half=is_half)
-        self._published = self._average.module if self._average and self._average.is_exported else self._module
         tapped = Tapped(
             self._module, (path for term in task.objective for path in term.student_modules), name="student"
         )
         objective = self._objective(tapped)
-        student: nn.Module = torch.compile(tapped) if execution.compile else tapped  # type: ignore[assignment]
-        self._learner = Learner(student, objective, is_half=is_half).to(group.device)
-        remembered = [f"objective.{name}" for name in objective.buffers_alike()]
+        if execution.compile:
+            tapped.compile()
+        self._learner = Learner(tapped, objective, is_half=task.precision == "bfloat16").to(group.device)
+        remembered = [f"objective.{name}" for name in buffers_alike(self._learner.objective)]
         self._wrapped = group.wrap(self._learner, alike=remembered)
         self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
@@ -132,7 +130,7 @@ class _Training:
             shapes=shapes,
             heads=self._live.heads,
             blend=self._blend(),
-            average=self._average,
+            average=average_for(self._task.objective, tapped, is_half=self._task.precision == "bfloat16"),
             gather=self._group.gather_rows,
             world_size=self._group.world_size,
         )
@@ -156,8 +154,7 @@ class _Training:
             self._waited_s += time.monotonic() - asked_s
             self._update(batch, global_rows=order.batch_rows(step_in_epoch))
             self._step += 1
-            if self._average is not None:
-                self._average.follow(self._module, step=self._step)
+            self._learner.follow(step=self._step)
             self._rows += order.batch_rows(step_in_epoch)
             if self._step % _STEPS_BETWEEN_CHECKS == 0 and step_in_epoch + 1 < order.num_steps:
                 self._checkpoint_if_due()
@@ -200,8 +197,8 @@ class _Training:
         self._gather_loss()
         epoch = self._step // self._steps_per_epoch
         loss = self._loss_sum / self._steps_per_epoch
-        self._group.share_buffers(self._published)  # so that what is scored is what rank 0 saves
-        accuracy, nll = self._held_out.score(self._published)
+        self._group.share_buffers(self._learner.published)  # so that what is scored is what rank 0 saves
+        accuracy, nll = self._held_out.score(self._learner.published)
         self._check(nll)  # the last update of the epoch may have broken the weights
         self._points += (EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9)),)
         self._loss_sum = 0.0
@@ -247,7 +244,7 @@ class _Training:
         self._step, self._points, self._loss_sum = record.step, record.points, record.loss_sum
 
     def _publish(self, *, seconds: float) -> TrainedRecord:
-        body = save_weights(self._published)
+        body = save_weights(self._learner.published)
         digest = digest_of(body)
         exits = packed_exits(self._task.prefix, self._learner.objective.heads())
         record = TrainedRecord(
@@ -255,7 +252,7 @@ class _Training:
             weights_key=f"{self._task.prefix}/{digest}.safetensors",
             weights_digest=digest,
             num_bytes=len(body),
-            parameters=num_parameters(self._published),
+            parameters=num_parameters(self._learner.published),
             points=self._points,
             rows=self._rows,
             seconds=seconds,

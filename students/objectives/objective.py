@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from students.objectives.average import WeightAverage
 from students.objectives.schedules import at
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import BatchTerm, RowTerm, Shapes, TeacherTap, Term, TermInputs
@@ -80,14 +81,13 @@ class Objective(nn.Module):
         gather: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
         world_size: int = 1,
         blend: Blend | None = None,
-        average: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
+        average: WeightAverage | None = None,
     ) -> None:
         """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own.
 
         `heads` are weight and bias of linear layers of teachers, on the device on which losses are computed. `blend`
-        fuses the teachers, where they are not fused before; what it learns is saved with the rest. `average`
-        returns the logits `[N, C]` of the average of the student's weights, without gradient, where terms read them;
-        if it is a module, it is saved too.
+        fuses the teachers, where they are not fused before; what it learns is saved with the rest, as is the `average`
+        of the student's weights, where terms read what it says.
         """
         super().__init__()
         self.blend, self.average = blend, average
@@ -104,13 +104,6 @@ class Objective(nn.Module):
         """Count a worker's share of each gradient: every worker computes the whole, and they are summed."""
         for parameter in state.parameters():
             parameter.register_hook(lambda gradient: gradient / self._world_size)
-
-    def buffers_alike(self) -> list[str]:
-        """Return the names of the buffers that every worker computes by itself, and the same.
-
-        Those of the average come from the rows of one worker.
-        """
-        return [name for name, _ in self.named_buffers() if not name.startswith("average.")]
 
     def heads(self) -> dict[str, nn.Module]:
         """Return what makes logits of the outputs of modules of the student, by their paths."""

@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from torch import nn
 
 from cluster.optimizers import OptimizerConfig
 from cluster.storage.directory import DirectoryStore
-from students.average import WeightAverage, average_for
+from cluster.tapping import Tapped
 from students.group import Alone
 from students.loop import build_optimizer, train
+from students.objectives.average import WeightAverage, average_for
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.mean_teacher import MeanTeacherTerm
 from students.objectives.schedules import Schedule
@@ -105,7 +107,7 @@ def test_options_that_make_no_average_are_refused(wrong: dict[str, object]) -> N
 
 def test_the_average_is_its_recurrence_and_first_the_plain_mean_of_all_weights_there_were() -> None:
     student = nn.Linear(2, 3).double()
-    average = WeightAverage(student, decay=0.8, is_exported=False, is_half=False)
+    average = WeightAverage(deepcopy(student), decay=0.8, is_exported=False, is_half=False)
     seen, expected = [student.weight.detach().numpy().copy()], student.weight.detach().numpy().copy()
     for step in range(1, 12):
         with torch.no_grad():
@@ -122,7 +124,7 @@ def test_the_average_is_its_recurrence_and_first_the_plain_mean_of_all_weights_t
 
 def test_the_average_has_no_gradient_and_no_place_in_the_optimizer_and_tied_weights_stay_one() -> None:
     student = Tied()
-    learner = nn.ModuleList([student, WeightAverage(student, decay=0.9, is_exported=False, is_half=False)])
+    learner = nn.ModuleList([student, WeightAverage(deepcopy(student), decay=0.9, is_exported=False, is_half=False)])
 
     outputs = learner[1](torch.ones(2, 3))
 
@@ -138,18 +140,18 @@ def test_the_average_draws_noise_of_its_own_and_gathers_running_means_of_its_own
     torch.manual_seed(0)
     inputs = torch.randn(64, 4)
     dropped = Dropped()
-    average = average_for((AVERAGED,), dropped, is_half=False)
+    average = average_for((AVERAGED,), Tapped(dropped, ["1"], name="student"), is_half=False)
     assert average is not None
     assert not torch.equal(average(inputs), dropped(inputs))
     assert torch.equal(average.eval()(inputs), dropped.eval()(inputs))
 
     normed = Normed()
-    average = average_for((AVERAGED,), normed, is_half=False)
+    average = average_for((AVERAGED,), Tapped(normed, [], name="student"), is_half=False)
     assert average is not None
     average(inputs)
     assert average.module.get_buffer("0.running_mean").numpy() == pytest.approx(0.1 * inputs.mean(0).numpy(), abs=1e-6)
     assert normed.get_buffer("0.running_mean").abs().max() == 0
-    assert average_for((CrossEntropyTerm(),), normed, is_half=False) is None
+    assert average_for((CrossEntropyTerm(),), Tapped(normed, [], name="student"), is_half=False) is None
 
 
 def training_in(root: Path, model: str = "Smooth", **changes: object) -> TrainingTask:
