@@ -1,5 +1,6 @@
 """Outputs of a model's modules, caught while it runs."""
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from cluster.errors import SpecError
 from cluster.shards.schema import Column
@@ -64,8 +66,15 @@ class Tapped(nn.Module):
         super().__init__()
         self.model, self._paths, self.name = model, tuple(dict.fromkeys(paths)), name
         self._seen: dict[str, torch.Tensor] = {}
-        for path in self._paths:
-            module_at(model, path, name=name).register_forward_hook(self._hook(path))
+        self._handles = self._hung()
+
+    def copy_of_model(self) -> nn.Module:
+        """Return a copy of the model whose outputs nobody catches."""
+        for handle in self._handles:
+            handle.remove()
+        copied = copy.deepcopy(self.model)
+        self._handles = self._hung()
+        return copied
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the model's output, and by path the float32 outputs of the last call of each module.
@@ -82,16 +91,30 @@ class Tapped(nn.Module):
                 raise UntappableError(self.name, path, "is not called by the model")
         return output, taps
 
+    def _hung(self) -> list[RemovableHandle]:
+        """Hang a hook on each module."""
+        modules = {path: module_at(self.model, path, name=self.name) for path in self._paths}
+        return [module.register_forward_hook(self._hook(path)) for path, module in modules.items()]
+
     def _hook(self, path: str) -> Any:
         def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            found = output[0] if isinstance(output, tuple | list) and output else output
-            if not isinstance(found, torch.Tensor) or not found.is_floating_point():
-                kind = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
-                raise UntappableError(self.name, path, f"returns {kind}")
-            # A copy: what comes next may work in place, as ReLU(inplace=True) does.
-            self._seen[path] = found.to(torch.float32, copy=True)
+            self._seen[path] = tensor_in(output, path=path, name=self.name)
 
         return remember
+
+
+def tensor_in(output: object, *, path: str, name: str) -> torch.Tensor:
+    """Return the tensor that a module has returned, alone or before others, as a float32 copy.
+
+    Raises:
+        UntappableError: it has returned something else.
+    """
+    found = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(found, torch.Tensor) or not found.is_floating_point():
+        kind = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
+        raise UntappableError(name, path, f"returns {kind}")
+    # A copy: what comes next may work in place, as ReLU(inplace=True) does.
+    return found.to(torch.float32, copy=True)
 
 
 def module_at(model: nn.Module, path: str, *, name: str) -> nn.Module:

@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 import torch
 
-from cluster.models import ModelConfig
+from cluster.models import InputConfig, ModelConfig
 from cluster.modules import build_module, in_fast_layout, input_array, load_weights, num_parameters, to_inputs
 from cluster.shards.records import read_record
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
 from orchestrator.labellers import ResolvedTeacher
 from orchestrator.weights import weights_of
+from students.exits import StudentExit, load_exits, used_parameters
 from students.task import TrainedRecord, TrainingTask
 from students.trained import build_trained
 from teachers.backends.load import load_backend
@@ -69,7 +70,36 @@ def measure_student(
 ) -> tuple[Measured, list[np.ndarray]]:
     """Return what a trained student costs, and its logits, float32 `[rows, classes]`, for each part of `data`."""
     record = read_record(store, task.record_key, TrainedRecord)
-    module, config = load_student(store, task), task.model.inputs
+    latency_ms, logits = _run(load_student(store, task), task.model.inputs, data)
+    return Measured(record.parameters, record.num_bytes, latency_ms), logits
+
+
+def load_student_exits(
+    store: ObjectStore, task: TrainingTask, rows: Mapping[str, np.ndarray]
+) -> dict[str, StudentExit]:
+    """Return the exits of a trained student by the modules at which it ends; some `rows` are run through it."""
+    record = read_record(store, task.record_key, TrainedRecord)
+    inputs = to_inputs(input_array(rows, task.model.inputs)[:2], task.model.inputs)
+    return load_exits(store, record, load_student(store, task), inputs=inputs) if record.exits else {}
+
+
+def measure_exits(
+    store: ObjectStore, task: TrainingTask, data: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, tuple[Measured, list[np.ndarray]]]:
+    """Return what `measure_student` does, of each exit by the module at which it ends; its size is what it uses."""
+    config, measured = task.model.inputs, {}
+    for path, module in load_student_exits(store, task, data[0]).items():
+        used = used_parameters(module, to_inputs(input_array(data[0], config)[:2], config))
+        sizes = sum(it.numel() for it in used), sum(it.numel() * it.element_size() for it in used)
+        latency_ms, logits = _run(module, config, data)
+        measured[path] = Measured(*sizes, latency_ms), logits
+    return measured
+
+
+def _run(
+    module: torch.nn.Module, config: InputConfig, data: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[float, list[np.ndarray]]:
+    """Return the time of one row, and the logits of each part of `data`."""
 
     def forward(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         batches = to_inputs(input_array(arrays, config), config).split(_BATCH_ROWS)
@@ -78,8 +108,7 @@ def measure_student(
 
     with torch.inference_mode():
         one_row = {name: array[:1] for name, array in data[0].items()}
-        latency_ms = _median_ms(lambda: forward(one_row))
-        return Measured(record.parameters, record.num_bytes, latency_ms), [forward(arrays) for arrays in data]
+        return _median_ms(lambda: forward(one_row)), [forward(arrays) for arrays in data]
 
 
 def _median_ms(call: Callable[[], object]) -> float:

@@ -19,7 +19,7 @@ from cluster.storage.protocol import ObjectStore
 from orchestrator.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.labellers import ResolvedTeacher
-from orchestrator.measuring import Measured, measure_student, measure_teacher
+from orchestrator.measuring import Measured, measure_exits, measure_student, measure_teacher
 from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
 from orchestrator.resolve import ENSEMBLE, Job
 from students.ensembles.ensemble import Ensemble
@@ -73,7 +73,8 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
     generations = [_score_teacher(store, one, test, role="generation") for one in job.generations]
     baselines = [_score_trained(store, task, rows, name="baseline", role="baseline") for task in lone]
     students = [_score_trained(store, task, rows, name=name, role="student") for task in job.students]
-    models = [*authorities, *baselines, *generations, *students]
+    exits = [exit_ for task in job.students for exit_ in _score_exits(store, task, rows, name=name)]
+    models = [*authorities, *baselines, *generations, *students, *exits]
     return EvaluationRecord(
         models=tuple(_result(model, test.labels_N) for model in models),
         calibrations=tuple(
@@ -142,6 +143,15 @@ def _score_trained(
 ) -> _Scored:
     measured, (test_logits, held_out_logits) = measure_student(store, task, rows)
     return _Scored(name, role, task.seed, measured, test_logits, held_out_logits, task.epochs)
+
+
+def _score_exits(
+    store: ObjectStore, task: TrainingTask, rows: Sequence[Mapping[str, np.ndarray]], *, name: str
+) -> list[_Scored]:
+    return [
+        _Scored(f"{name}@{path}", "exit", task.seed, measured, test_logits, held_out_logits, task.epochs)
+        for path, (measured, (test_logits, held_out_logits)) in measure_exits(store, task, rows).items()
+    ]
 
 
 def _labels(store: ObjectStore, record: LabelSetRecord) -> np.ndarray:

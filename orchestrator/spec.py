@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from orchestrator.cohorting import unteachable
 from orchestrator.rebirth import GenerationsConfig, unborn
+from orchestrator.self_taught import at_odds
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from orchestrator.tapping import untappable
@@ -74,6 +75,17 @@ class JobSpec(Config):
                 "objective: every term reads modules alone, and the student's outputs are never trained; expected "
                 "another term beside them, such as `kl` or `cross_entropy`"
             )
+        if not any(term.reads - {"taps", "average"} for term in self.objective):
+            raise ValueError(
+                "objective: no term tells the student anything that its average does not know; expected another term "
+                "beside `mean_teacher`, such as `kl` or `cross_entropy`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _student_teaches_itself_one_way(self) -> "JobSpec":
+        if problems := list(at_odds(self.objective)):
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The student and what its objective learns beside it, as one module, so that the gradients of both are averaged."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ class Learnt:
     exported: str | None = None
     """Which member of a cohort, or what is made of all, `module` is."""
     members: tuple[MemberRecord, ...] = ()
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
+    """What makes logits of the outputs of modules at which the student may end, by their paths."""
 
 
 class Learner(nn.Module):
@@ -36,6 +38,17 @@ class Learner(nn.Module):
         """The student itself: what is saved and resumed."""
         return self.student.model
 
+    @property
+    def published(self) -> nn.Module:
+        """What is scored and exported: the student, or the average of its weights."""
+        average = self.objective.average
+        return self.module if average is None or not average.is_exported else average.module
+
+    def follow(self, *, step: int) -> None:
+        """Let the average of the weights follow an update, the `step`th."""
+        if self.objective.average is not None:
+            self.objective.average.follow(self.module, step=step)
+
     def forward(self, batch: Batch, *, global_rows: int, progress: float) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch; a scalar."""
         _, loss = outcome(
@@ -45,13 +58,13 @@ class Learner(nn.Module):
 
     def point(self, held_out: HeldOut, *, epoch: int, loss: float, check: Callable[[float], None]) -> EpochPoint:
         """Return how an epoch went; `check` refuses an NLL that is no number."""
-        accuracy, nll = held_out.score(self.module)
+        accuracy, nll = held_out.score(self.published)
         check(nll)
         return EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9))
 
     def learnt(self, points: tuple[EpochPoint, ...]) -> Learnt:
-        """Return the student."""
-        return Learnt(self.module, points)
+        """Return the student, or what is published in its place."""
+        return Learnt(self.published, points, heads=self.objective.heads())
 
 
 def outcome(

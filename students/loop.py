@@ -26,9 +26,11 @@ from cluster.tapping import Tapped, blank_rows, shapes_of_taps
 from students.batches import TrainingData
 from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
+from students.exits import packed_exits
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
 from students.live import LiveTeachers
+from students.objectives.average import average_for, buffers_alike
 from students.objectives.objective import Batch, Objective
 from students.online import beginnings, learner_of
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
@@ -88,7 +90,7 @@ class _Training:
             is_compiled=execution.compile,
         ).to(group.device)
         self._module = self._learner.module
-        remembered = [f"objective.{name}" for name, _ in self._learner.objective.named_buffers()]
+        remembered = [f"objective.{name}" for name in buffers_alike(self._learner.objective)]
         self._wrapped = group.wrap(self._learner, alike=remembered)
         self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
@@ -135,6 +137,7 @@ class _Training:
             shapes=shapes,
             heads=self._live.heads,
             blend=self._blend(),
+            average=average_for(self._task.objective, tapped, is_half=self._task.precision == "bfloat16"),
             gather=self._group.gather_rows,
             world_size=self._group.world_size,
         )
@@ -151,13 +154,14 @@ class _Training:
 
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         order = self._data.order(self._step // self._steps_per_epoch)
-        self._module.train()
+        self._learner.train()
         for step_in_epoch in range(self._step % self._steps_per_epoch, order.num_steps):
             asked_s = time.monotonic()
             batch = next(batches)
             self._waited_s += time.monotonic() - asked_s
             self._update(batch, global_rows=order.batch_rows(step_in_epoch))
             self._step += 1
+            self._learner.follow(step=self._step)
             self._rows += order.batch_rows(step_in_epoch)
             if self._step % _STEPS_BETWEEN_CHECKS == 0 and step_in_epoch + 1 < order.num_steps:
                 self._checkpoint_if_due()
@@ -200,7 +204,7 @@ class _Training:
         self._gather_loss()
         epoch = self._step // self._steps_per_epoch
         loss = self._loss_sum / self._steps_per_epoch
-        self._group.share_buffers(self._module)  # so that what is scored is what rank 0 saves
+        self._group.share_buffers(self._learner.published)  # so that what is scored is what rank 0 saves
         # The last update of the epoch may have broken the weights.
         self._points += (self._learner.point(self._held_out, epoch=epoch, loss=loss, check=self._check),)
         self._loss_sum = 0.0
@@ -253,6 +257,7 @@ class _Training:
         learnt = self._learner.learnt(self._points)
         body = save_weights(learnt.module)
         digest = digest_of(body)
+        exits = packed_exits(self._task.prefix, learnt.heads)
         record = TrainedRecord(
             identity=self._task.identity,
             weights_key=f"{self._task.prefix}/{digest}.safetensors",
@@ -265,9 +270,12 @@ class _Training:
             waited_s=self._waited_s,
             exported=learnt.exported,
             members=learnt.members,
+            exits=tuple(found for found, _ in exits),
         )
         if self._group.rank == 0:
             self._store.put(record.weights_key, body)
+            for found, weights in exits:
+                self._store.put(found.weights.key, weights)
             record = publish_record(self._store, self._task.record_key, record)
             clear_checkpoints(self._store, self._task)
         self._group.from_first(0)  # nobody leaves before the record is there
@@ -275,14 +283,13 @@ class _Training:
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of all parameters; its learning rate is set anew at every step."""
+    """Return the optimizer of all parameters that have a gradient; its learning rate is set anew at every step."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     match config.name:
         case "adamw":
-            return torch.optim.AdamW(module.parameters(), **options)
+            return torch.optim.AdamW(parameters, **options)
         case "adam":
-            return torch.optim.Adam(module.parameters(), **options)
+            return torch.optim.Adam(parameters, **options)
         case "sgd":
-            return torch.optim.SGD(
-                module.parameters(), momentum=config.momentum, nesterov=config.momentum > 0, **options
-            )
+            return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **options)

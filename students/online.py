@@ -100,6 +100,14 @@ class CohortLearner(nn.Module):
         """The members: what is saved and resumed."""
         return Fused([student.model for student, _ in self._pupils], self._sharing)
 
+    @property
+    def published(self) -> Fused:
+        """The members: what is scored, and of which something is exported."""
+        return self.module
+
+    def follow(self, *, step: int) -> None:
+        """Let nothing follow an update: members keep no averages."""
+
     def forward(self, batch: Batch, *, global_rows: int, progress: float) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch; a scalar."""
         logits, losses = [], []

@@ -167,6 +167,13 @@ class MemberRecord(Config):
     points: tuple[EpochPoint, ...]
 
 
+class TrainedExit(Config):
+    """A module at which the student may end, and where the weights of what makes logits of its output lie."""
+
+    module: str
+    weights: StoredWeights
+
+
 class TrainedRecord(Config):
     """`trained.json`: a training that is complete."""
 
@@ -186,6 +193,7 @@ class TrainedRecord(Config):
     """Whose weights these are: a member of the cohort, or `fused` for all as one; None for one that learned alone."""
     members: tuple[MemberRecord, ...] = Field(default=(), exclude_if=lambda members: not members)
     """How each member of the cohort learned."""
+    exits: tuple[TrainedExit, ...] = ()
 
 
 class ProgressRecord(Config):

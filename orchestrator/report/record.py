@@ -8,8 +8,9 @@ from cluster.config import Config
 from cluster.shards.calibration import Method
 from students.reliability import ReliabilityBin, Share
 
-Role = Literal["teacher", "ensemble", "baseline", "generation", "student", "member"]
-"""`member`: of the cohort in which the student learned; one of them, or all as one, is the student."""
+Role = Literal["teacher", "ensemble", "baseline", "generation", "student", "member", "exit"]
+"""`member`: of the cohort in which the student learned; one of them, or all as one, is the student. `exit`: the student
+as far as one of its modules, with a head of its own."""
 
 
 class CalibrationResult(Config):
@@ -43,7 +44,7 @@ class ModelResult(Config):
     """One model on the test rows, at its last epoch."""
 
     name: str
-    """Such as `wide`, `ensemble`, `student`; with a seed for those trained from several."""
+    """Such as `wide`, `ensemble`, `student`, and `student@layer` for the student that ends at one of its modules."""
     role: Role
     seed: int | None = None
     accuracy: Share
@@ -52,8 +53,9 @@ class ModelResult(Config):
     ece: Share
     """Expected calibration error with 15 equal bins (1706.04599)."""
     parameters: int | None
+    """For an exit those that it uses."""
     num_bytes: int
-    """Bytes of the weights in the store."""
+    """Bytes of the weights in the store; for an exit of the parameters that it uses."""
     latency_ms: float
     """Median time of one row through the model, one thread; for the ensemble the sum of the teachers it uses."""
     epochs: int | None = None

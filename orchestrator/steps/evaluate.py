@@ -19,16 +19,8 @@ def evaluate(context: RunContext) -> None:
         context.reused(planned)
         return
     with context.step(planned) as account:
-        account.rows = _rows(context)
-        result_of(_evaluate.remote(context.store.uri, context.job))
-
-
-def _rows(context: RunContext) -> int:
-    """Return the test rows that all models together are judged on."""
-    job = context.job
-    ensembles = 0 if job.fusion is None else 1
-    models = len(job.labellers) + ensembles + len(job.baselines) + len(job.students)
-    return models * Dataset.open(context.store, job.datasets.test).record.rows
+        record: EvaluationRecord = result_of(_evaluate.remote(context.store.uri, context.job))
+        account.rows = len(record.models) * Dataset.open(context.store, context.job.datasets.test).record.rows
 
 
 @ray.remote(num_cpus=1, max_retries=3)

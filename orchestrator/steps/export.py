@@ -1,4 +1,7 @@
-"""Export: the student of the first seed as files that others can use, each checked against the trained module."""
+"""Export: the student of the first seed, and where it may end before its end, as files that others can use.
+
+Each file is checked against the trained module.
+"""
 
 import json
 import warnings
@@ -16,10 +19,12 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Digest
 from cluster.storage.open import open_store
+from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from orchestrator.measuring import load_student
+from orchestrator.measuring import load_student, load_student_exits
 from orchestrator.resolve import Job
+from students.exits import exit_of
 from students.task import TrainedRecord
 from students.trained import build_trained
 from teachers.weights import CLASSES_KEY
@@ -29,9 +34,11 @@ _LARGEST_DIFFERENCE = 1e-4
 
 
 class ExportedFile(Config):
-    """One file of the student."""
+    """One file of the student, or of one of its exits."""
 
     format: str
+    exit: str | None = None
+    """Module of the student at which it ends."""
     key: str
     digest: Digest
     num_bytes: int
@@ -70,18 +77,32 @@ def export(context: RunContext) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _export(store_uri: str, job: Job) -> ExportRecord:
-    store, task = open_store(store_uri), job.students[0]
-    module, blank = load_student(store, task), build_trained(task, read_record(store, task.record_key, TrainedRecord))
+    return export_files(open_store(store_uri), job)
+
+
+def export_files(store: ObjectStore, job: Job) -> ExportRecord:
+    """Write every file and the record of them.
+
+    Raises:
+        NotExportableError: a model cannot be written in a format, or computes something else from it.
+    """
+    task = job.students[0]
+    record = read_record(store, task.record_key, TrainedRecord)
     rows = Dataset.open(store, job.datasets.test).read(0)
     inputs = to_inputs(input_array(rows, task.model.inputs), task.model.inputs)[:64]
+    models: list[tuple[str | None, torch.nn.Module]] = [(None, load_student(store, task))]
+    models += load_student_exits(store, task, rows).items()
     files = []
-    for format_name in job.spec.export:
-        body = _to_safetensors(module, job) if format_name == "safetensors" else _to_onnx(module, inputs)
-        _check(format_name, _outputs(format_name, body, blank, inputs), module, inputs)
-        digest = digest_of(body)
-        key = f"{task.prefix}/export/{digest[:16]}/{job.spec.student.name}.{format_name}"
-        store.put(key, body)
-        files.append(ExportedFile(format=format_name, key=key, digest=digest, num_bytes=len(body)))
+    for path, module in models:
+        name = job.spec.student.name if path is None else f"{job.spec.student.name}-at-{path}"
+        for format_name in job.spec.export:
+            body = _to_safetensors(module, job) if format_name == "safetensors" else _to_onnx(module, inputs)
+            outputs = _outputs(format_name, body, build_trained(task, record).eval(), path, inputs)
+            _check(format_name, outputs, module, inputs)
+            digest = digest_of(body)
+            key = f"{task.prefix}/export/{digest[:16]}/{name}.{format_name}"
+            store.put(key, body)
+            files.append(ExportedFile(format=format_name, exit=path, key=key, digest=digest, num_bytes=len(body)))
     return publish_record(store, job.export_key, ExportRecord(student=task.identity, files=tuple(files)))
 
 
@@ -112,12 +133,17 @@ def _to_onnx(module: torch.nn.Module, inputs: torch.Tensor) -> bytes:
     return body
 
 
-def _outputs(format_name: str, body: bytes, blank: torch.nn.Module, inputs: torch.Tensor) -> np.ndarray:
+def _outputs(
+    format_name: str, body: bytes, blank: torch.nn.Module, path: str | None, inputs: torch.Tensor
+) -> np.ndarray:
     """Return the logits that an exported file computes, as its user would; `blank` is the model, to be filled."""
     if format_name == "onnx":
         session = onnxruntime.InferenceSession(body, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
-    load_weights(blank.eval(), body, where="export")
+    if path is None:
+        load_weights(blank, body, where="export")
+    else:
+        blank = exit_of(blank, path, body, inputs=inputs)
     with torch.inference_mode():
         outputs: np.ndarray = blank(inputs).numpy()
     return outputs

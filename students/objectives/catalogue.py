@@ -17,9 +17,11 @@ from students.objectives.fitnet import FitNetTerm
 from students.objectives.fsp import FSPTerm
 from students.objectives.jsd import JSDTerm
 from students.objectives.kl import KLTerm
+from students.objectives.mean_teacher import MeanTeacherTerm
 from students.objectives.mse import MSETerm
 from students.objectives.nst import NSTTerm
 from students.objectives.ofd import OFDTerm
+from students.objectives.own_teacher import OwnTeacherTerm
 from students.objectives.pkt import PKTTerm
 from students.objectives.reverse_kl import ReverseKLTerm
 from students.objectives.reviewkd import ReviewKDTerm
@@ -50,9 +52,11 @@ TermConfig = Annotated[
     | FSPTerm
     | JSDTerm
     | KLTerm
+    | MeanTeacherTerm
     | MSETerm
     | NSTTerm
     | OFDTerm
+    | OwnTeacherTerm
     | PKTTerm
     | ReverseKLTerm
     | ReviewKDTerm

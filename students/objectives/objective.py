@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from students.objectives.average import WeightAverage
 from students.objectives.schedules import at
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import BatchTerm, RowTerm, Shapes, TeacherTap, Term, TermInputs
@@ -80,15 +81,18 @@ class Objective(nn.Module):
         gather: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
         world_size: int = 1,
         blend: Blend | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own.
 
         `heads` are weight and bias of linear layers of teachers, on the device on which losses are computed. `blend`
-        fuses the teachers, where they are not fused before; what it learns is saved with the rest.
+        fuses the teachers, where they are not fused before; what it learns is saved with the rest, as is the `average`
+        of the student's weights, where terms read what it says.
         """
         super().__init__()
-        self.blend = blend
-        self._terms, self._labelled_share, self._heads = terms, labelled_share, heads
+        self.blend, self.average = blend, average
+        self._terms, self._heads = terms, heads
+        self._expected_labelled = max(labelled_share, 1e-12)
         self._gather, self._world_size = gather or (lambda rows: rows), world_size
         # A place without a state holds an empty module, so that states keep their places.
         self.states = nn.ModuleList([term.build(shapes) or nn.Module() for term in terms])
@@ -100,6 +104,11 @@ class Objective(nn.Module):
         """Count a worker's share of each gradient: every worker computes the whole, and they are summed."""
         for parameter in state.parameters():
             parameter.register_hook(lambda gradient: gradient / self._world_size)
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return what makes logits of the outputs of modules of the student, by their paths."""
+        pairs = zip(self._terms, self.states, strict=True)
+        return {path: head for term, state in pairs for path, head in term.heads_of(state).items()}
 
     def forward(
         self,
@@ -127,6 +136,8 @@ class Objective(nn.Module):
             student_taps=student_taps,
             teacher_taps=batch.teacher_taps,
             sparse=batch.sparse,
+            average_logits_NC=None if self.average is None else self.average(batch.inputs),
+            labelled_share=self._expected_labelled,
             progress=progress,
         )
         for term, state in zip(self._terms, self.states, strict=True):
@@ -145,7 +156,7 @@ class Objective(nn.Module):
         )
         match term:
             case RowTerm():
-                expected = max(self._labelled_share, 1e-12) if "labels" in term.reads else 1.0
+                expected = self._expected_labelled if "labels" in term.reads else 1.0
                 return term.rows(seen).sum() / (expected * global_rows)
             case BatchTerm():
                 loss = term.loss(self._of_all_workers(seen))
@@ -156,7 +167,7 @@ class Objective(nn.Module):
                 raise TypeError(f"{type(term).__name__} is neither a RowTerm nor a BatchTerm")
 
     def _of_all_workers(self, seen: TermInputs) -> TermInputs:
-        target = seen.target_logits_NC
+        target, average = seen.target_logits_NC, seen.average_logits_NC
         return replace(
             seen,
             student_logits_NC=self._gather(seen.student_logits_NC),
@@ -166,4 +177,5 @@ class Objective(nn.Module):
             student_taps={module: self._gather(output) for module, output in seen.student_taps.items()},
             teacher_taps={tap: self._gather(output) for tap, output in seen.teacher_taps.items()},
             sparse=None,
+            average_logits_NC=None if average is None else self._gather(average),
         )

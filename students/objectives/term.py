@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from students.objectives.sparse_target import SparseTarget
 
-Input = Literal["target", "labels", "taps", "sparse"]
+Input = Literal["target", "labels", "taps", "sparse", "average"]
 """`target`: the fused teachers; `labels`: class indices, where a row has one; `taps`: outputs of modules; `sparse`: one
-teacher as it is stored, some classes and the mass of the others."""
+teacher as it is stored, some classes and the mass of the others; `average`: the mean of the student's own weights."""
 
 Family = Literal["response-based", "feature-based", "relation-based", "self", "supervised"]
 
@@ -70,6 +70,10 @@ class TermInputs:
     """Weight `[C, D]` and bias `[C]` of the linear layers of teachers that the term names; without gradient."""
     sparse: "SparseTarget | None" = None
     """The one teacher, at the temperature of the term; None for a `BatchTerm`."""
+    average_logits_NC: "torch.Tensor | None" = None
+    """What the average of the student's weights says; without gradient."""
+    labelled_share: float = 1.0
+    """Share of the data set's rows that have a label: what a term that reads labels is divided by."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None
@@ -133,8 +137,15 @@ class Term(Config):
         """
         return None
 
+    def heads_of(self, state: "nn.Module") -> "Mapping[str, nn.Module]":
+        """Return heads that make logits of outputs of the student's modules, by path, out of what `build` returned.
+
+        A module with its head is a model of its own: it is evaluated and exported beside the student.
+        """
+        return {}
+
     def build(self, shapes: Shapes) -> "nn.Module | None":
-        """Return what the term learns or remembers; it is saved with the student, and never exported."""
+        """Return what the term learns or remembers; it is saved with the student."""
         return None
 
 

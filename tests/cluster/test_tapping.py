@@ -175,3 +175,21 @@ def test_blank_rows_have_the_columns_of_a_data_set() -> None:
         "image": ("uint8", (2, 2, 2)),
         "label": ("int32", (2,)),
     }
+
+
+def test_a_copy_of_the_model_computes_the_same_with_weights_of_its_own_and_nobody_catches_its_outputs() -> None:
+    model = convolved().eval()
+    calls: list[nn.Module] = []
+    model.head.register_forward_hook(lambda module, *_: calls.append(module))
+    tapped = Tapped(model, ["pool"], name="the student")
+
+    copied = tapped.copy_of_model()
+
+    assert torch.equal(copied(X), model(X))
+    assert len(calls) == 2  # hooks of the model itself are copied with it
+    assert not any(it is other for it in copied.parameters() for other in model.parameters())
+    _, taps = tapped(X)
+    assert list(taps) == ["pool"]
+    assert tapped._seen == {}
+    copied(X)
+    assert tapped._seen == {}

@@ -101,6 +101,16 @@ FULL: dict[str, Any] = {
         {"term": "skew_kl", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "reverse": True},
         {"term": "taid", "weight": 0.1, "temperature": 1.0, "start": 0.5, "alpha": 0.1, "beta": 0.5},
         {"term": "teacher_free", "weight": 0.1, "temperature": 2.0, "correct": 0.9},
+        {"term": "mean_teacher", "weight": 0.1, "consistency": "kl", "decay": 0.9, "export": "student"},
+        {
+            "term": "own_teacher",
+            "weight": 0.1,
+            "exits": ["a", "b"],
+            "features": "pool",
+            "alpha": 0.2,
+            "temperature": 2.0,
+            "beta": 0.1,
+        },
         {"term": "attention", "weight": 0.1, "student": "a", "teacher": "wide:a", "variant": "code"},
         {
             "term": "fsp",

@@ -21,6 +21,7 @@ REQUIRED: dict[str, object] = {
     "column": "domain",
     "routes": {"wide": [0]},
     "shared": ["layer"],
+    "exits": ("layer",),
 }
 of_each = pytest.mark.parametrize("technique", techniques(), ids=lambda it: it.name)
 
