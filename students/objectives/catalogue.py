@@ -21,6 +21,7 @@ from students.objectives.mse import MSETerm
 from students.objectives.nst import NSTTerm
 from students.objectives.ofd import OFDTerm
 from students.objectives.pkt import PKTTerm
+from students.objectives.restricted_kl import RestrictedKLTerm
 from students.objectives.reverse_kl import ReverseKLTerm
 from students.objectives.reviewkd import ReviewKDTerm
 from students.objectives.rkd_angle import RKDAngleTerm
@@ -54,6 +55,7 @@ TermConfig = Annotated[
     | NSTTerm
     | OFDTerm
     | PKTTerm
+    | RestrictedKLTerm
     | ReverseKLTerm
     | ReviewKDTerm
     | RKDAngleTerm
