@@ -12,8 +12,9 @@ from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.placement import Placement, check_room, place
-from orchestrator.resolve import Job, ResolvedTeacher, resolve
+from orchestrator.resolve import Job, resolve
 from orchestrator.spec import JobSpec
 from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord

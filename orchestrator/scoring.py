@@ -18,9 +18,10 @@ from cluster.shards.schema import LABEL, ROW
 from cluster.storage.protocol import ObjectStore
 from orchestrator.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
 from orchestrator.evaluation import EvaluationRecord
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.measuring import Measured, measure_student, measure_teacher
 from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
-from orchestrator.resolve import ENSEMBLE, Job, ResolvedTeacher
+from orchestrator.resolve import ENSEMBLE, Job
 from students.ensembles.ensemble import Ensemble
 from students.metrics import accuracy, agreement, kl, nll
 from students.reliability import ece, reliability

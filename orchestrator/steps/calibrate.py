@@ -9,7 +9,7 @@ from cluster.shards.logits import LogitsReader
 from cluster.shards.records import publish_record
 from cluster.shards.schema import LABEL
 from orchestrator.context import RunContext
-from orchestrator.resolve import ResolvedTeacher
+from orchestrator.labellers import ResolvedTeacher
 from students.ensembles.learn import learn
 from teachers.calibration import calibrate
 
