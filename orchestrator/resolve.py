@@ -16,6 +16,7 @@ from orchestrator.labellers import ResolvedTeacher, resolve_teacher
 from orchestrator.probing import check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
+from orchestrator.specialists import check_specialists, classes_to_fit
 from orchestrator.splits import DatasetIds, dataset_ids
 from orchestrator.trainings import Lesson, lone_tasks, student_task
 from students.ensembles.record import check_num_weights, ensemble_key
@@ -74,17 +75,20 @@ def resolve(spec: JobSpec) -> Job:
         WeightsMissingError, UnsafeWeightsError, ClassMapError: the same of a teacher's weights.
         ModelSourceError: a model's module cannot be found.
         CodecMisfitError: a teacher's labels cannot be stored as the spec says.
+        UnlikeSpecialistsError: teachers that know some classes are not put together as they can be.
         TooManyWeightsError: there are too many classes for the way in which teachers are combined.
         ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
             there, or what it gives cannot be stored or compared.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
+    datasets = datasets.for_specialists(classes_to_fit(spec.teachers, classes))
     check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
     probed = probe(spec, num_classes=len(classes))
     check_terms(spec, probed.shapes(num_classes=len(classes)))
     teachers = tuple(resolve_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
-    fused = _fused(spec, teachers, datasets) if spec.fusion.when == "write" else None
+    check_specialists(spec, teachers, classes)
+    fused = _fused(spec, teachers, datasets, num_classes=len(classes)) if spec.fusion.when == "write" else None
     targets = _fusion(spec, teachers)
     if fused is not None:
         targets = Targets(combine="mean_logit", parts=(Target(labels=fused, weight=1.0),))
@@ -118,12 +122,14 @@ def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
     return Targets(combine=spec.fusion.combine, parts=parts, ensemble=learned, weighting=spec.fusion.weighting)
 
 
-def _fused(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds) -> LabelSetRecord:
+def _fused(
+    spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds, *, num_classes: int
+) -> LabelSetRecord:
     return LabelSetRecord(
         teacher=ENSEMBLE,
         teacher_identity=identity_of("fusion", RECIPE, {"targets": _fusion(spec, teachers)}),
         dataset=datasets.train,
-        columns=codec_of(DenseConfig(), teachers[0].train.num_classes).columns(),
+        columns=codec_of(DenseConfig(), num_classes).columns(),
         compression=spec.data.compression,
     )
 

@@ -10,9 +10,9 @@ With weights w that sum to 1, L_k = log softmax(z_k) and votes v_k = the class o
     stacking           p = softmax(b + Σ_k max(L_k, -20) W_k)           a softmax regression
 
 A teacher that does not know a class gives it L_kc = -∞: no mass in a mean of probabilities, and nothing that `stacking`
-reads. The last two have tables that are learned from held-out rows (students/ensembles/); the weights of the others may differ
-from row to row (students/weightings/). The result is log p: logits like any teacher's, which an objective may temper.
-Legend: K teachers, N rows, C classes.
+reads. The last two have tables that are learned from held-out rows (students/ensembles/); the weights of the others may
+differ from row to row (students/weightings/). The result is log p: logits like any teacher's, which an objective may
+temper. Legend: K teachers, N rows, C classes.
 """
 
 import math

@@ -4,8 +4,8 @@
     vector        a*, b* = argmin  Σ_i -log softmax(a ⊙ z̃_i + b)[y_i]  +  Σ_c ((a_c - 1)² + b_c²) / (2 s²)
 
 with s = 0.25 and z̃ = z / T* less its mean over the classes, so that a scale and a bias say how a class differs from the
-teacher's one temperature. A teacher that knows some classes is fitted on the rows of these, and its scales and biases are
-1 and 0 elsewhere. Both are strictly convex but for the bounded T, so there is one answer.
+teacher's one temperature. A teacher that knows some classes is fitted on the rows of these, and its scales and biases
+are 1 and 0 elsewhere. Both are strictly convex but for the bounded T, so there is one answer.
 
 Without the prior a teacher that happens to be right on nearly all of a few hundred rows gets a temperature far below 1,
 and is then wrong with great confidence elsewhere, and a class of which no row was held out would be forbidden. A

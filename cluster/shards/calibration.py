@@ -3,8 +3,8 @@
     temperature   z' = z / T
     vector        z' = a ⊙ (z / T - mean_c(z / T)) + b        one scale a_c and one bias b_c for each class
 
-Classes that the teacher does not know have the logit minus infinity before and after, and no part in the mean. Taking it
-away changes no distribution. It makes the result independent of the constant that a teacher may add to
+Classes that the teacher does not know have the logit minus infinity before and after, and no part in the mean. Taking
+it away changes no distribution. It makes the result independent of the constant that a teacher may add to
 all its logits, which its scales would otherwise turn into a preference for some classes.
 """
 

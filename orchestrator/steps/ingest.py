@@ -1,9 +1,15 @@
 """Ingest: rows from their source into numbered input shards."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from cluster.shards.dataset import Dataset, write_dataset
+from cluster.shards.schema import LABEL
 from orchestrator.context import RunContext
+from orchestrator.sources.errors import NoOwnRowsError
 from orchestrator.sources.read import read_source
-from orchestrator.splits import divide
+from orchestrator.splits import divide, rows_of_classes
 from students.weightings.column import check_column
 
 
@@ -11,6 +17,7 @@ def ingest(context: RunContext) -> None:
     """Write the data sets that are not there, and see that they hold what the fusion of the teachers asks for.
 
     Raises:
+        TooFewLabelsError, NoOwnRowsError: the rows are too few for what is asked of them.
         WeightingColumnError: the fusion asks for a column that they do not have.
     """
     _write_missing(context)
@@ -33,13 +40,28 @@ def _write_missing(context: RunContext) -> None:
         for part, arrays in parts.items():
             if part == "labelled" and ids.labelled == ids.train:
                 continue
-            record = write_dataset(
-                context.store,
-                arrays,
-                identity=identities[part],
-                classes=job.classes,
-                shard_rows=job.spec.data.shard_rows,
-                compression=job.spec.data.compression,
-            )
-            account.rows += record.rows
+            account.rows += _write(context, arrays, identities[part], job.classes)
             context.advanced(planned.name, account.rows)
+        for own in ids.of_specialists:
+            for part, identity, field in (
+                ("labelled", own.labelled, "data.labelled"),
+                ("held_out", own.held_out, "data.validation"),
+            ):
+                arrays = rows_of_classes(parts[part], [job.classes.index(name) for name in own.classes])
+                if len(arrays[LABEL]) == 0:
+                    raise NoOwnRowsError(field, own.classes, len(parts[part][LABEL]))
+                account.rows += _write(context, arrays, identity, own.classes)
+
+
+def _write(context: RunContext, arrays: Mapping[str, np.ndarray], identity: str, classes: tuple[str, ...]) -> int:
+    """Write one data set, and return its rows."""
+    data = context.job.spec.data
+    record = write_dataset(
+        context.store,
+        arrays,
+        identity=identity,
+        classes=classes,
+        shard_rows=data.shard_rows,
+        compression=data.compression,
+    )
+    return record.rows

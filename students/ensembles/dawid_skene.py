@@ -9,7 +9,8 @@ n_c counts rows of class c, n_k[c, v] those of them on which teacher k voted v, 
 its P(c | votes), which start as the shares of its votes. Each class begins with the prior of one row whose votes are
 spread evenly, so no vote is impossible and a class that no row has stays possible. Where every row has a label nothing
 is unknown and the first M step is the answer. A teacher that knows some classes, a specialist, votes for one of these
-whatever the class is: its row of votes is spread over these, and there are no entries for other votes. Legend: K teachers, N rows, C classes.
+whatever the class is: its first row of votes is spread over these, and there are no entries for other votes. Legend: K
+teachers, N rows, C classes.
 
 Teachers are taken to err independently given the class. Those that learned from the same rows do not quite: decisions
 gain more than probabilities, which are too sure.
@@ -47,9 +48,7 @@ def fit_confusions(
     return tables_KCC, prior_C
 
 
-def _maximise(
-    votes_KNC: np.ndarray, beliefs_NC: np.ndarray, known_KC: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _maximise(votes_KNC: np.ndarray, beliefs_NC: np.ndarray, known_KC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     num_rows, num_classes = beliefs_NC.shape
     rows_C = beliefs_NC.sum(axis=0)
     said_KVC = np.einsum("knv,nc->kvc", votes_KNC, beliefs_NC)

@@ -3,12 +3,12 @@
     L = m T² Σ_{c in S} p_T(c) (log p_T(c) - log q_T(c | S)),   q_T(c | S) = exp(z_c / T) / Σ_{d in S} exp(z_d / T)
 
 S are the classes that the teacher knows, p_T its distribution over them, m the part of the row that is theirs: 1 or 0
-on a row with a label, on others the student's own belief Σ_{c in S} q(c), taken for a constant. What a teacher says of a
-row of another class is noise, and the paper, whose m is 1, learns it; `trust: all` is the paper's.
+on a row with a label, on others the student's own belief Σ_{c in S} q(c), taken for a constant. What a teacher says of
+a row of another class is noise, and the paper, whose m is 1, learns it; `trust: all` is the paper's.
 
-For teachers whose classes do not overlap the sum over them is part of the chain rule: KL(p ‖ q) is the KL between whose
-class a row is, which labels teach, and Σ_k P(S_k) KL(p(. | S_k) ‖ q(. | S_k)). S is read off the target, whose logits are
-minus infinity elsewhere; a teacher that knows every class has m = 1, and the term is `kl`.
+For teachers whose classes do not overlap the sum over them is part of the chain rule: KL(p || q) is the KL between
+whose class a row is, which labels teach, and Σ_k P(S_k) KL(p(. | S_k) || q(. | S_k)). S is read off the target, whose
+logits are minus infinity elsewhere; a teacher that knows every class has m = 1, and the term is `kl`.
 """
 
 from typing import TYPE_CHECKING, Literal
