@@ -35,6 +35,7 @@ class Job:
     classes: tuple[str, ...]
     datasets: DatasetIds
     teachers: tuple[ResolvedTeacher, ...]
+    """Empty where something else teaches the student."""
     fused: LabelSetRecord | None
     """The label set that the fuse step writes, if one is asked for."""
     students: tuple[TrainingTask, ...]
@@ -43,8 +44,8 @@ class Job:
     """For each seed one for each candidate length; empty without a baseline."""
 
     @property
-    def fusion(self) -> Targets:
-        """How the teachers are fused for training rows, whether it is done while reading or before."""
+    def fusion(self) -> Targets | None:
+        """How the teachers are fused for training rows, while reading or before; None where there are none."""
         return _fusion(self.spec, self.teachers)
 
     @property
@@ -88,9 +89,9 @@ def resolve(spec: JobSpec) -> Job:
     check_terms(spec, probed.shapes(num_classes=len(classes)))
     teachers = tuple(resolve_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
     check_specialists(spec, teachers, classes)
-    fused = _fused(spec, teachers, datasets, num_classes=len(classes)) if spec.fusion.when == "write" else None
-    targets = _fusion(spec, teachers)
-    if fused is not None:
+    targets, fused = _fusion(spec, teachers), None
+    if targets is not None and spec.fusion.when == "write":
+        fused = _fused(spec, targets, datasets, num_classes=len(classes))
         targets = Targets(combine="mean_logit", parts=(Target(labels=fused, weight=1.0),))
     lesson = _lesson(spec, targets, teachers)
     return Job(
@@ -107,7 +108,9 @@ def resolve(spec: JobSpec) -> Job:
     )
 
 
-def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
+def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets | None:
+    if not teachers:
+        return None
     method = spec.fusion.calibration
     parts = tuple(
         Target(
@@ -122,19 +125,17 @@ def _fusion(spec: JobSpec, teachers: tuple[ResolvedTeacher, ...]) -> Targets:
     return Targets(combine=spec.fusion.combine, parts=parts, ensemble=learned, weighting=spec.fusion.weighting)
 
 
-def _fused(
-    spec: JobSpec, teachers: tuple[ResolvedTeacher, ...], datasets: DatasetIds, *, num_classes: int
-) -> LabelSetRecord:
+def _fused(spec: JobSpec, targets: Targets, datasets: DatasetIds, *, num_classes: int) -> LabelSetRecord:
     return LabelSetRecord(
         teacher=ENSEMBLE,
-        teacher_identity=identity_of("fusion", RECIPE, {"targets": _fusion(spec, teachers)}),
+        teacher_identity=identity_of("fusion", RECIPE, {"targets": targets}),
         dataset=datasets.train,
         columns=codec_of(DenseConfig(), num_classes).columns(),
         compression=spec.data.compression,
     )
 
 
-def _lesson(spec: JobSpec, targets: Targets, teachers: tuple[ResolvedTeacher, ...]) -> Lesson:
+def _lesson(spec: JobSpec, targets: Targets | None, teachers: tuple[ResolvedTeacher, ...]) -> Lesson:
     return Lesson(
         spec.objective,
         targets=targets,
