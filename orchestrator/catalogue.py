@@ -33,6 +33,8 @@ class LabelSetSummary(Config):
     columns: tuple[Column, ...]
     codec: str
     """How the columns hold the teacher's distributions: a codec and its settings."""
+    classes: tuple[str, ...] = ()
+    """Names of those that the teacher knows, in its order, where these are not all of the data set's."""
     problem: str = ""
     """What is wrong with a damaged set."""
 
@@ -146,4 +148,5 @@ def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary
         num_bytes=sum(commit.num_bytes for commit in commits),
         columns=labels.record.columns,
         codec=str(labels.record.codec),
+        classes=labels.record.classes,
     )

@@ -17,7 +17,7 @@ from orchestrator.splits import DatasetIds
 from orchestrator.trainings import fit_task
 from students.task import TrainingTask
 from teachers.spec import TeacherConfig
-from teachers.weights import check_classes, classes_in, read_weights, weights_in_store
+from teachers.weights import ForeignWeightsError, classes_in, own_classes, read_weights, weights_in_store
 
 RECIPE = 1
 
@@ -46,11 +46,18 @@ def resolve_teacher(
     spec: JobSpec, config: TeacherConfig, datasets: DatasetIds, classes: tuple[str, ...], probed: Probed
 ) -> ResolvedTeacher:
     """Return a teacher that the spec names; raises as `resolve` does."""
-    check_classes(config.name, config.classes, classes)
     fit = fit_task(config, datasets)
-    body = None if fit else _weights(config, classes)
+    body = None if fit else _weights(config)
+    own = _own_classes(config, body, classes)
     return labeller(
-        spec, config, datasets, num_classes=len(classes), fit=fit, body=body, taps=probed.stored.get(config.name, {})
+        spec,
+        config,
+        datasets,
+        num_classes=len(own or classes),
+        own=own,
+        fit=fit,
+        body=body,
+        taps=probed.stored.get(config.name, {}),
     )
 
 
@@ -60,13 +67,14 @@ def labeller(
     datasets: DatasetIds,
     *,
     num_classes: int,
+    own: tuple[str, ...] = (),
     fit: TrainingTask | None = None,
     body: bytes | None = None,
     taps: ShapesByPath = MappingProxyType({}),
 ) -> ResolvedTeacher:
     """Return a teacher whose weights are those of the training `fit`, or the file with this `body`.
 
-    `taps` has the shapes of the outputs of modules that it stores.
+    `own` are the names of a specialist's classes; `taps` has the shapes of the outputs of modules that it stores.
     """
     facts: dict[str, object] = {"inputs": config.inputs}
     if fit is not None:
@@ -86,6 +94,7 @@ def labeller(
             columns=columns + tap_columns(stored, taps),
             codec=config.labels,
             num_classes=num_classes,
+            classes=own,
             taps=stored,
             compression=spec.data.compression,
         )
@@ -103,11 +112,17 @@ def _columns(config: TeacherConfig, num_classes: int) -> tuple[Column, ...]:
         raise CodecMisfitError(f"teachers.{config.name}.{field}", *facts) from error
 
 
-def _weights(config: TeacherConfig, classes: tuple[str, ...]) -> bytes:
+def _weights(config: TeacherConfig) -> bytes:
     assert config.weights is not None  # noqa: S101 - the spec has exactly one of weights and fit
-    body = read_weights(config.weights)
-    check_classes(config.name, classes_in(body, config.weights), classes)
-    return body
+    return read_weights(config.weights)
+
+
+def _own_classes(config: TeacherConfig, body: bytes | None, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a specialist's classes, as the spec says them, or else its file of weights."""
+    carried = None if body is None or config.weights is None else classes_in(body, config.weights)
+    if carried is not None and config.classes not in {None, carried}:
+        raise ForeignWeightsError(config.name, carried, config.classes)
+    return own_classes(config.name, carried or config.classes, classes)
 
 
 def _model_facts(config: TeacherConfig) -> dict[str, object]:

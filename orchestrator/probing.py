@@ -83,7 +83,8 @@ def probe(spec: JobSpec, *, num_classes: int) -> Probed:
             continue
         model = ModelConfig(factory=teacher.model, arguments=teacher.arguments, inputs=teacher.inputs)
         name = f"teacher {teacher.name}"
-        found, weights = _shapes(model, columns, paths, heads=of_teacher, name=name, num_classes=num_classes)
+        outputs = len(teacher.classes) if teacher.classes else num_classes
+        found, weights = _shapes(model, columns, paths, heads=of_teacher, name=name, num_classes=outputs)
         stored[teacher.name] = _reduced(teacher, found)
         live |= {TeacherTap(teacher.name, path): found[path] for path in paths if path not in teacher.taps}
         of_heads |= {TeacherTap(teacher.name, path): shape for path, shape in weights.items()}

@@ -18,6 +18,7 @@ from orchestrator.probing import check_terms, probe
 from orchestrator.sharing import check_sharing
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
+from orchestrator.specialists import check_specialists, classes_to_fit
 from orchestrator.splits import DatasetIds, columns_of_rows, dataset_ids
 from orchestrator.trainings import Lesson, lone_tasks, student_task
 from students.ensembles.record import check_num_weights, ensemble_key
@@ -88,6 +89,7 @@ def resolve(spec: JobSpec) -> Job:
         ModelSourceError: a model's module cannot be found.
         CodecMisfitError: a teacher's labels cannot be stored as the spec says.
         WeightingColumnError: the fusion asks for a column that the rows do not have.
+        UnlikeSpecialistsError: teachers that know some classes are not put together as they can be.
         TooManyWeightsError: there are too many classes for the way in which teachers are combined.
         ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
             there, or what it gives cannot be stored or compared.
@@ -95,6 +97,7 @@ def resolve(spec: JobSpec) -> Job:
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
+    datasets = datasets.for_specialists(classes_to_fit(spec.teachers, classes))
     if spec.fusion.weighting.column_read is not None:
         check_column(spec.fusion.weighting, columns_of_rows(spec.data))
     check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
@@ -102,6 +105,7 @@ def resolve(spec: JobSpec) -> Job:
     check_terms(spec, probed.shapes(num_classes=len(classes)))
     check_sharing(spec, num_classes=len(classes))
     teachers = tuple(resolve_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
+    check_specialists(spec, teachers, classes)
     targets, fused = _fusion(spec, teachers), None
     if targets is not None and spec.fusion.when == "write":
         fused = _fused(spec, targets, datasets, num_classes=len(classes))

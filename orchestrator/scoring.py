@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cluster.shards.calibration import Calibration, calibration_of
+from cluster.shards.classes import known_classes
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
@@ -20,10 +21,18 @@ from orchestrator.contributions import Voice, belief_on_test_rows, contributions
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.labellers import ResolvedTeacher
 from orchestrator.measuring import Measured, measure_exits, measure_student, measure_teacher
-from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
+from orchestrator.report.record import (
+    Agreement,
+    CalibrationResult,
+    ModelResult,
+    OwnResult,
+    Role,
+    Sample,
+    Summary,
+)
 from orchestrator.resolve import ENSEMBLE, Job
 from students.ensembles.ensemble import Ensemble
-from students.metrics import accuracy, agreement, kl, nll
+from students.metrics import accuracy, agreement, kl, knows, nll
 from students.reliability import ece, reliability
 from students.task import TrainedRecord, TrainingTask
 
@@ -83,7 +92,7 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
         contributions=()
         if whole is None
         else contributions(job.spec.fusion, voices, whole, held_out=held_out.arrays, test=test.arrays),
-        agreements=tuple(_agreement(model, students) for model in [*authorities, *generations]),
+        agreements=tuple(_agreement(model, students, test.labels_N) for model in [*authorities, *generations]),
         samples=_samples(test, [*authorities, *baselines[:1], *generations, *students[:1]]),
         summary=_summary(models, test, held_out),
     )
@@ -161,13 +170,15 @@ def _labels(store: ObjectStore, record: LabelSetRecord) -> np.ndarray:
 
 
 def _result(model: _Scored, labels_N: np.ndarray) -> ModelResult:
+    own_NC, own_labels_N = _own(model, labels_N)
     return ModelResult(
         name=model.name,
         role=model.role,
         seed=model.seed,
         accuracy=accuracy(model.test_NC, labels_N),
-        nll=nll(model.test_NC, labels_N),
-        ece=ece(reliability(model.test_NC, labels_N)),
+        own=_own_result(model, labels_N),
+        nll=nll(own_NC, own_labels_N),
+        ece=ece(reliability(own_NC, own_labels_N)),
         parameters=model.measured.parameters,
         num_bytes=model.measured.num_bytes,
         latency_ms=model.measured.latency_ms,
@@ -176,27 +187,42 @@ def _result(model: _Scored, labels_N: np.ndarray) -> ModelResult:
 
 
 def _calibration(model: _Scored, calibration: Calibration, labels_N: np.ndarray) -> CalibrationResult:
-    cooled = calibration.apply(model.test_NC.astype(np.float64))
-    before, after = reliability(model.test_NC, labels_N), reliability(cooled, labels_N)
+    own_NC, own_labels_N = _own(model, labels_N)
+    cooled = calibration.apply(own_NC.astype(np.float64))
+    before, after = reliability(own_NC, own_labels_N), reliability(cooled, own_labels_N)
     return CalibrationResult(
         teacher=model.name,
         temperature=calibration.temperature,
         method="vector" if calibration.scales else "temperature",
         ece_before=ece(before),
         ece_after=ece(after),
-        nll_before=nll(model.test_NC, labels_N),
-        nll_after=nll(cooled, labels_N),
+        nll_before=nll(own_NC, own_labels_N),
+        nll_after=nll(cooled, own_labels_N),
         bins_before=before,
         bins_after=after,
     )
 
 
-def _agreement(model: _Scored, students: Sequence[_Scored]) -> Agreement:
+def _own(model: _Scored, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and labels of the rows whose class the model knows: all of them, but for a specialist."""
+    own_N = knows(model.test_NC, labels_N)
+    return model.test_NC[own_N], labels_N[own_N]
+
+
+def _own_result(model: _Scored, labels_N: np.ndarray) -> OwnResult | None:
+    known, (own_NC, own_labels_N) = known_classes(model.test_NC), _own(model, labels_N)
+    if len(known) == model.test_NC.shape[1]:
+        return None
+    return OwnResult(classes=len(known), rows=len(own_NC), accuracy=accuracy(own_NC, own_labels_N))
+
+
+def _agreement(model: _Scored, students: Sequence[_Scored], labels_N: np.ndarray) -> Agreement:
+    own_N = knows(model.test_NC, labels_N)
     return Agreement(
         model=model.name,
         role=model.role,
-        agreement=fmean(agreement(student.test_NC, model.test_NC) for student in students),
-        kl=fmean(kl(model.test_NC, student.test_NC) for student in students),
+        agreement=fmean(agreement(student.test_NC[own_N], model.test_NC[own_N]) for student in students),
+        kl=fmean(kl(model.test_NC[own_N], student.test_NC[own_N]) for student in students),
     )
 
 

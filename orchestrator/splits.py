@@ -1,6 +1,7 @@
 """Which rows are trained on, with and without their labels, and which are held out."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +17,15 @@ RECIPE = 1
 
 
 @dataclass(frozen=True)
+class OwnRows:
+    """The data sets that a specialist is fitted on: rows of its classes, with these as their classes."""
+
+    classes: tuple[str, ...]
+    labelled: str
+    held_out: str
+
+
+@dataclass(frozen=True)
 class DatasetIds:
     """Identities of the data sets that one source is divided into."""
 
@@ -26,10 +36,25 @@ class DatasetIds:
     held_out: str
     """Labelled rows that no model trains on."""
     test: str
+    of_specialists: tuple[OwnRows, ...] = ()
 
     def distinct(self) -> tuple[str, ...]:
         """Return every identity once."""
-        return tuple(dict.fromkeys((self.train, self.labelled, self.held_out, self.test)))
+        own = [identity for rows in self.of_specialists for identity in (rows.labelled, rows.held_out)]
+        return tuple(dict.fromkeys((self.train, self.labelled, self.held_out, self.test, *own)))
+
+    def rows_of(self, classes: tuple[str, ...] | None) -> tuple[str, str]:
+        """Return the labelled and the held-out rows of a teacher with these classes; None for all of them."""
+        own = next((rows for rows in self.of_specialists if rows.classes == classes), self)
+        return own.labelled, own.held_out
+
+    def for_specialists(self, each: Iterable[tuple[str, ...]]) -> "DatasetIds":
+        """Return these, and what teachers of such classes are fitted on."""
+        own = [
+            OwnRows(classes, _own_rows_id(self.labelled, classes), _own_rows_id(self.held_out, classes))
+            for classes in dict.fromkeys(each)
+        ]
+        return replace(self, of_specialists=tuple(own))
 
 
 def dataset_ids(config: DataConfig, *, classes: tuple[str, ...], digests: tuple[str, ...]) -> DatasetIds:
@@ -81,6 +106,18 @@ def columns_of_rows(config: DataConfig) -> tuple[Column, ...]:
     """Return the columns that every data set will have; reads the source, and raises as `read_source` does."""
     no_rows = np.arange(0)
     return columns_of(_columns(read_source(config).train, no_rows, no_rows))
+
+
+def _own_rows_id(dataset: str, classes: tuple[str, ...]) -> str:
+    return identity_of("dataset", RECIPE, {"rows_of": dataset, "classes": list(classes)})
+
+
+def rows_of_classes(columns: Mapping[str, np.ndarray], places: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the rows whose label is one of `places`, labelled with where it stands among them."""
+    labels_N = columns[LABEL]
+    own_N = np.isin(labels_N, places)
+    renumbered = np.array([places.index(label) for label in labels_N[own_N].tolist()], labels_N.dtype)
+    return {name: array[own_N] for name, array in columns.items()} | {LABEL: renumbered}
 
 
 def _columns(rows: Rows, picked: np.ndarray, has_label: np.ndarray) -> dict[str, np.ndarray]:

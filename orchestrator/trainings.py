@@ -32,13 +32,14 @@ def fit_task(config: TeacherConfig, datasets: DatasetIds) -> TrainingTask | None
     if config.fit is None:
         return None
     assert config.model is not None  # noqa: S101 - the spec allows `fit` only with a model
+    labelled, held_out = datasets.rows_of(config.classes)
     return TrainingTask(
         name=config.name,
         folder="teachers",
         model=ModelConfig(factory=config.model, arguments=config.arguments, inputs=config.inputs),
         model_source=source_digest(config.model),
-        dataset=datasets.labelled,
-        held_out=datasets.held_out,
+        dataset=labelled,
+        held_out=held_out,
         objective=(CrossEntropyTerm(label_smoothing=config.fit.label_smoothing),),
         epochs=config.fit.epochs,
         batch_size=config.fit.batch_size,

@@ -152,7 +152,7 @@ def _share_of(record: LabelSetRecord) -> float:
 
 def _numbers(reader: LogitsReader, columns: Arrays) -> np.ndarray:
     """Return logits, or probabilities where a codec keeps no logits of the classes that it leaves out."""
-    logits = reader.decode(columns)
+    logits = reader.decode_own(columns)
     if isinstance(reader.labels.record.codec, DenseConfig | HiddenConfig):
         return logits
     shares: np.ndarray = softmax(logits.astype(np.float64), axis=-1)

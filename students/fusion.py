@@ -9,9 +9,10 @@ With weights w that sum to 1, L_k = log softmax(z_k) and votes v_k = the class o
     dawid_skene        p = softmax(b + Σ_k W_k[v_k])         W_k[v, c] = log P(teacher k says v | the class is c)
     stacking           p = softmax(b + Σ_k max(L_k, -20) W_k)           a softmax regression
 
-The last two have tables that are learned from held-out rows (students/ensembles/); the weights of the others may differ
-from row to row (students/weightings/). The result is log p: logits like any teacher's, which an objective may temper.
-Legend: K teachers, N rows, C classes.
+A teacher that does not know a class gives it L_kc = -∞: no mass in a mean of probabilities, and nothing that `stacking`
+reads. The last two have tables that are learned from held-out rows (students/ensembles/); the weights of the others may
+differ from row to row (students/weightings/). The result is log p: logits like any teacher's, which an objective may
+temper. Legend: K teachers, N rows, C classes.
 """
 
 import math
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cluster.shards.codecs.codec import LOWEST
 from students.spec import Combine
 
 _FLOOR = -20.0
@@ -70,19 +72,22 @@ def combined(
         # Clamped, because a share that has a gradient and is 0 would make it undefined.
         positive_KN1 = shares_KN1.clamp(min=torch.finfo(shares_KN1.dtype).tiny)
         log_shares_KN1 = torch.where(shares_KN1 > 0, positive_KN1.log(), -torch.inf)
-        return torch.logsumexp(log_probs_KNC + log_shares_KN1, dim=0)
+        return torch.logsumexp(log_probs_KNC + log_shares_KN1, dim=0).clamp(min=LOWEST)
     if combine == "mean_logit":
         said_KNC = torch.where(shares_KN1 > 0, log_probs_KNC * shares_KN1, 0.0)
-        return torch.log_softmax(said_KNC.sum(dim=0), dim=-1)
+        return torch.log_softmax(said_KNC.sum(dim=0), dim=-1).clamp(min=LOWEST)
     num_teachers, _, num_classes = log_probs_KNC.shape
     votes_NC = num_teachers * (evidence(log_probs_KNC, combine) * shares_KN1).sum(dim=0)
     return torch.log((votes_NC + 1 / num_classes) / (num_teachers + 1))
 
 
 def evidence(log_probs_KNC: torch.Tensor, combine: Combine) -> torch.Tensor:
-    """Return what a combination reads of each teacher, `[K, N, C]`: bounded log-probabilities, or votes as 0 and 1."""
+    """Return what a combination reads of each teacher, `[K, N, C]`: bounded log-probabilities, or votes as 0 and 1.
+
+    Of a class that a teacher does not know a combination reads 0, which changes nothing, whatever its weight.
+    """
     if combine == "stacking":
-        return log_probs_KNC.clamp(min=_FLOOR)
+        return torch.where(log_probs_KNC.isneginf(), 0.0, log_probs_KNC.clamp(min=_FLOOR))
     votes_KNC = torch.zeros_like(log_probs_KNC)
     return votes_KNC.scatter_(-1, log_probs_KNC.argmax(dim=-1, keepdim=True), 1.0)
 

@@ -4,7 +4,8 @@
     vector        a*, b* = argmin  Σ_i -log softmax(a ⊙ z̃_i + b)[y_i]  +  Σ_c ((a_c - 1)² + b_c²) / (2 s²)
 
 with s = 0.25 and z̃ = z / T* less its mean over the classes, so that a scale and a bias say how a class differs from the
-teacher's one temperature. Both are strictly convex but for the bounded T, so there is one answer.
+teacher's one temperature. A teacher that knows some classes is fitted on the rows of these, and its scales and biases
+are 1 and 0 elsewhere. Both are strictly convex but for the bounded T, so there is one answer.
 
 Without the prior a teacher that happens to be right on nearly all of a few hundred rows gets a temperature far below 1,
 and is then wrong with great confidence elsewhere, and a class of which no row was held out would be forbidden. A
@@ -18,6 +19,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
 from cluster.shards.calibration import Calibration, CalibrationRecord, Method
+from cluster.shards.classes import known_classes
 
 PRIOR_SIGMA = 0.25
 """Standard deviation of ln T before any row is seen, a factor of 1.3 either way; and of each scale and bias."""
@@ -68,19 +70,23 @@ def fit_vector(
 def calibrate(
     teacher: str, logits_NC: np.ndarray, labels_N: np.ndarray, *, method: Method = "temperature"
 ) -> CalibrationRecord:
-    """Fit the calibration of one teacher and say what it changes."""
-    temperature = fit_temperature(logits_NC, labels_N)
+    """Fit the calibration of one teacher and say what it changes, on the rows of the classes that it knows."""
+    known = known_classes(logits_NC)
+    own_N = np.isin(labels_N, known)
+    own_NK, own_labels_N = logits_NC[np.ix_(own_N, known)], np.searchsorted(known, labels_N[own_N])
+    temperature = fit_temperature(own_NK, own_labels_N)
     fitted = Calibration(temperature=temperature)
     if method == "vector":
-        scales, biases = fit_vector(logits_NC, labels_N, temperature=temperature)
-        fitted = Calibration(temperature=temperature, scales=scales, biases=biases)
-    calibrated = fitted.apply(logits_NC.astype(np.float64))
+        scales_C, biases_C = np.ones(logits_NC.shape[1]), np.zeros(logits_NC.shape[1])
+        scales_C[known], biases_C[known] = fit_vector(own_NK, own_labels_N, temperature=temperature)
+        fitted = Calibration(temperature=temperature, scales=tuple(scales_C.tolist()), biases=tuple(biases_C.tolist()))
+    calibrated_NC = fitted.apply(logits_NC[own_N].astype(np.float64))
     return CalibrationRecord(
         **fitted.model_dump(),
         teacher=teacher,
-        rows=len(labels_N),
-        nll_before=negative_log_likelihood(logits_NC, labels_N, temperature=1.0),
-        nll_after=negative_log_likelihood(calibrated, labels_N, temperature=1.0),
+        rows=len(own_labels_N),
+        nll_before=negative_log_likelihood(own_NK, own_labels_N, temperature=1.0),
+        nll_after=negative_log_likelihood(calibrated_NC, labels_N[own_N], temperature=1.0),
     )
 
 

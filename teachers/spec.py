@@ -63,7 +63,7 @@ class TeacherConfig(Config):
     """Train it first, in place of loading weights."""
     inputs: InputConfig = InputConfig()
     classes: tuple[str, ...] | None = None
-    """Names of its outputs in order; if given they have to be those of the data set."""
+    """Names of its outputs in order: those of the data set, or of a specialist some of these, at least two."""
     labels: AnyCodecConfig = DenseConfig()
     """How its distributions are stored: every logit (`dense`), or for many classes `topk`, `sampled` or `hidden`."""
     taps: dict[ModulePath, TapConfig] = {}
@@ -85,6 +85,18 @@ class TeacherConfig(Config):
     def max_replicas(self) -> int:
         """The largest number of replicas that may exist at once."""
         return self.replicas if isinstance(self.replicas, int) else self.replicas.max
+
+    @model_validator(mode="after")
+    def _tells_classes_apart(self) -> "TeacherConfig":
+        names = self.classes or ()
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"`classes` names {twice[0]!r} twice; expected each output's name once")
+        if self.classes is not None and len(names) < 2:
+            raise ValueError(
+                f"`classes` names {len(names)}, and one class says nothing of a row; expected at least two, or none to "
+                "mean all of the data's"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> "TeacherConfig":

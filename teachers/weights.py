@@ -4,6 +4,7 @@ Only safetensors and ONNX files are read. A pickle, and every format that holds 
 torch's `weights_only` is a fence, not a wall (CVE-2025-32434, CVE-2026-24747), and `.pt2` files are loaded without it.
 """
 
+import difflib
 import json
 from pathlib import Path
 from typing import Literal
@@ -65,7 +66,7 @@ class WeightsChangedError(TeacherError):
 
 
 class ClassMapError(TeacherError):
-    """A teacher's classes are not those of the data set."""
+    """A teacher's classes are not those of the data set, nor some of them."""
 
     def __init__(self, teacher: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
         super().__init__(teacher, found, expected)
@@ -75,18 +76,40 @@ class ClassMapError(TeacherError):
         return (
             f"teacher {self.teacher}: its classes are {self._shown(self.found)}, the data set's are "
             f"{self._shown(self.expected)}; {self._difference()}. A student would learn wrong names without any "
-            "other sign. Use a teacher of these classes in this order."
+            "other sign. Use a teacher of these classes in this order, or a specialist of at least two of them."
         )
 
     def _difference(self) -> str:
-        for place, (found, expected) in enumerate(zip(self.found, self.expected, strict=False)):
-            if found != expected:
-                return f"class {place} is {found!r} for the teacher and {expected!r} in the data"
-        return f"the teacher has {len(self.found)} classes and the data {len(self.expected)}"
+        if len(self.found) == len(self.expected):
+            return next(
+                f"class {place} is {found!r} for the teacher and {expected!r} in the data"
+                for place, (found, expected) in enumerate(zip(self.found, self.expected, strict=True))
+                if found != expected
+            )
+        if unknown := [name for name in self.found if name not in self.expected]:
+            near = difflib.get_close_matches(unknown[0], self.expected, n=1)
+            return f"the data has no class {unknown[0]!r}" + (f", the nearest is {near[0]!r}" if near else "")
+        if twice := [name for name in self.found if self.found.count(name) > 1]:
+            return f"the teacher names {twice[0]!r} twice"
+        return f"the teacher has {len(self.found)} and tells nothing apart"
 
     @staticmethod
     def _shown(names: tuple[str, ...]) -> str:
         return ", ".join(names[:6]) + (f", … ({len(names)})" if len(names) > 6 else "")
+
+
+class ForeignWeightsError(TeacherError):
+    """A file of weights names other classes than the spec does."""
+
+    def __init__(self, teacher: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+        super().__init__(teacher, found, expected)
+        self.teacher, self.found, self.expected = teacher, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.teacher}: its weights are of a model of the classes {', '.join(self.found)}; `classes` "
+            f"says {', '.join(self.expected)}. Leave `classes` out, or name the weights of the model that you mean."
+        )
 
 
 def read_weights(address: str) -> bytes:
@@ -120,10 +143,17 @@ def classes_in(body: bytes, address: str) -> tuple[str, ...] | None:
         raise UnsafeWeightsError(address, f"{CLASSES_KEY} that is no JSON list of names in its header") from error
 
 
-def check_classes(teacher: str, found: tuple[str, ...] | None, expected: tuple[str, ...]) -> None:
-    """Raise `ClassMapError` if the teacher names its classes and they are not `expected`."""
-    if found is not None and found != expected:
+def own_classes(teacher: str, found: tuple[str, ...] | None, expected: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a specialist's outputs, which are some of `expected`; none for a teacher of all of these.
+
+    Raises:
+        ClassMapError: there are others among them, or one twice, or one alone, or all in another order.
+    """
+    if found is None or found == expected:
+        return ()
+    if not set(found) < set(expected) or len(set(found)) < max(2, len(found)):
         raise ClassMapError(teacher, found, expected)
+    return found
 
 
 def weights_in_store(prefix: str, body: bytes, *, backend: Literal["module", "onnx"]) -> StoredWeights:

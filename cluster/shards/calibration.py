@@ -3,7 +3,8 @@
     temperature   z' = z / T
     vector        z' = a ⊙ (z / T - mean_c(z / T)) + b        one scale a_c and one bias b_c for each class
 
-Taking the mean away changes no distribution. It makes the result independent of the constant that a teacher may add to
+Classes that the teacher does not know have the logit minus infinity before and after, and no part in the mean. Taking
+it away changes no distribution. It makes the result independent of the constant that a teacher may add to
 all its logits, which its scales would otherwise turn into a preference for some classes.
 """
 
@@ -27,7 +28,7 @@ class Calibration(Config):
 
     temperature: float = 1.0
     scales: tuple[float, ...] = ()
-    """One for each class; empty where nothing but the temperature was fitted, and so are the biases."""
+    """One for each class of the data set; empty where nothing but the temperature was fitted, and so are the biases."""
     biases: tuple[float, ...] = ()
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
@@ -36,7 +37,10 @@ class Calibration(Config):
         if not self.scales:
             return cooled
         scales, biases = (np.asarray(values, logits.dtype) for values in (self.scales, self.biases))
-        calibrated: np.ndarray = (cooled - cooled.mean(axis=-1, keepdims=True)) * scales + biases
+        known = np.isfinite(cooled)
+        sums = np.where(known, cooled, 0).sum(axis=-1, keepdims=True)
+        means = sums / known.sum(axis=-1, keepdims=True).astype(logits.dtype)
+        calibrated: np.ndarray = (cooled - means) * scales + biases
         return calibrated
 
 

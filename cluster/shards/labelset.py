@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import FailFast, Field
+from pydantic import FailFast, Field, model_validator
 
 from cluster.config import Config
 from cluster.errors import DataError
@@ -50,9 +50,17 @@ class LabelSetRecord(Config):
     """How the columns hold the teacher's distributions."""
     num_classes: Annotated[int, Field(ge=1)] = Field(default_factory=_last_axis)
     """Length of a distribution; by default that of the first column's last axis."""
+    classes: tuple[str, ...] = Field(default=(), exclude_if=lambda classes: not classes)
+    """Names of the classes of its distributions, in their order, where these are some of the data set's and not all."""
     taps: dict[ModulePath, TapConfig] = Field(default={}, exclude_if=lambda taps: not taps)
     """Modules of the teacher whose outputs are stored too. Sets without any have the identity they always had."""
     compression: Compression = "none"
+
+    @model_validator(mode="after")
+    def _each_class_has_one_name(self) -> "LabelSetRecord":
+        if self.classes and len(set(self.classes)) != self.num_classes:
+            raise ValueError(f"classes names {len(set(self.classes))} classes; expected {self.num_classes}, or none")
+        return self
 
     def __hash__(self) -> int:
         # A mapping has no hash; records that are equal agree in these.

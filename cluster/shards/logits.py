@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cluster.shards.classes import widening_of
 from cluster.shards.codecs.codec import Arrays, TemperatureNotServedError
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.sparse import SparseLabels
@@ -16,6 +17,7 @@ class LogitsReader:
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels
         self._codec = codec_of(labels.record.codec, labels.record.num_classes)
+        self._widening = widening_of(labels)
         self._shared: dict[str, np.ndarray] | None = None
 
     def read(self, number: int, *, temperature: float = 1.0) -> np.ndarray:
@@ -30,12 +32,19 @@ class LogitsReader:
     def decode(self, arrays: Arrays, *, temperature: float = 1.0) -> np.ndarray:
         """Return float32 `[rows, *positions, classes]` whose softmax at `temperature` is the stored distribution there.
 
+        The classes are those of the data set; of those that the teacher does not know the logit is minus infinity.
+
         `arrays` are rows of the set's columns. Of some codecs the logits for one temperature are not those for another:
         the mass of the classes that were not kept changes with it.
 
         Raises:
             TemperatureNotServedError: the labels do not hold the distribution at `temperature`.
         """
+        logits = self.decode_own(arrays, temperature=temperature)
+        return logits if self._widening is None else self._widening(logits)
+
+    def decode_own(self, arrays: Arrays, *, temperature: float = 1.0) -> np.ndarray:
+        """Return the same over the classes of the teacher alone, in the order of its outputs."""
         self._check_serves(temperature)
         if self._shared is None:
             self._shared = read_shared(self.labels)

@@ -2,7 +2,8 @@
 
 float16 becomes float32, which holds the same numbers: not every reader knows the type, and with the bytes of each
 number apart and zstd the files are 3 % larger (measured on logits). A column is a list of fixed size, its shape in the
-field's metadata; the schema's metadata names the label set, its codec, the shard and its digest.
+field's metadata; the schema's metadata names the label set, its codec, the shard and its digest, and the classes of a
+teacher that knows but some of the data set's.
 """
 
 import os
@@ -74,7 +75,8 @@ def export_shared(labels: LabelSet, path: Path) -> Path | None:
 
 def _export(labels: LabelSet, path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> Path:
     codec = canonical_json(labels.record.codec).decode()
-    table = _table(arrays, {"coffey.labelset": labels.identity, "coffey.codec": codec, **facts})
+    names = {"coffey.classes": canonical_json(labels.record.classes).decode()} if labels.record.classes else {}
+    table = _table(arrays, {"coffey.labelset": labels.identity, "coffey.codec": codec, **names, **facts})
     if not _is_there(path, table):
         try:
             _publish(path, table, arrays)

@@ -50,6 +50,8 @@ def show(name: SetName, store: StoreUri, as_json: AsJson = False) -> None:
     columns = ", ".join(f"{column.name} {column.dtype}{list(column.shape)}" for column in summary.columns)
     print(f"{summary.name}: {summary.state}, {_shards(summary)} shards, {summary.rows:,} rows")
     print(f"{summary.codec}: {columns}")
+    if summary.classes:
+        print(f"classes: {', '.join(map(excerpt, summary.classes))}")
     statistics = sorted({key for commit in commits for key in commit.statistics})
     print_table(
         (">shard", ">rows", ">bytes", *(f">{excerpt(key)}" for key in statistics), "digest"),

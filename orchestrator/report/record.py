@@ -14,7 +14,8 @@ as far as one of its modules, with a head of its own."""
 
 
 class CalibrationResult(Config):
-    """One teacher before and after its calibration, on the test rows; the calibration comes from the held-out rows."""
+    """One teacher before and after its calibration, on the test rows of classes that it knows; the calibration comes
+    from the held-out rows."""
 
     teacher: str
     temperature: float
@@ -40,6 +41,14 @@ class Contribution(Config):
     """Mean negative log-likelihood of the true class, nats."""
 
 
+class OwnResult(Config):
+    """A teacher that knows some classes, on the test rows of these."""
+
+    classes: Annotated[int, Field(ge=2)]
+    rows: int
+    accuracy: Share
+
+
 class ModelResult(Config):
     """One model on the test rows, at its last epoch."""
 
@@ -48,6 +57,9 @@ class ModelResult(Config):
     role: Role
     seed: int | None = None
     accuracy: Share
+    """Of a teacher that knows some classes too on all rows: it is wrong on those of others."""
+    own: OwnResult | None = None
+    """What such a teacher does on rows of its classes, the only ones that its NLL and ECE are of."""
     nll: float
     """Mean negative log-likelihood of the true class, nats."""
     ece: Share
@@ -101,7 +113,8 @@ class CohortResult(Config):
 
 
 class Agreement(Config):
-    """Share of the test rows on which the student names the same class as another model, and the KL to it."""
+    """Share of the test rows on which the student names the same class as another model, and the KL to it: of a teacher
+    that knows some classes on the rows of these."""
 
     model: str
     role: Role

@@ -21,6 +21,9 @@ def model_table(report: Report) -> Table:
     for group in model_groups(report):
         style = "bold" if group.role == "student" else ""
         table.add_row(_plain(_title(group)), *_group_figures(group), style=style)
+        if (own := group.members[0].own) is not None:
+            figures = (points(own.accuracy), decimals(group.mean("nll")), decimals(group.mean("ece")), "", "", "")
+            table.add_row(f"  on its {own.classes} classes", *figures, style="dim")
         if group.has_seeds:
             for model in group.members:
                 figures = (
@@ -97,8 +100,7 @@ def _group_figures(group: ModelGroup) -> tuple[str, ...]:
     accuracy = points(group.mean("accuracy"))
     return (
         f"{accuracy} ±{points(group.std('accuracy'))}" if group.has_seeds else accuracy,
-        decimals(group.mean("nll")),
-        decimals(group.mean("ece")),
+        *(("", "") if model.own else (decimals(group.mean("nll")), decimals(group.mean("ece")))),
         count(model.parameters),
         size(model.num_bytes),
         decimals(group.mean("latency_ms")),

@@ -43,3 +43,17 @@ class TooFewLabelsError(DataError):
 
     def __str__(self) -> str:
         return f"{self.field} asks for {self.asked} rows, there are {self.found}. Lower it, or give more rows."
+
+
+class NoOwnRowsError(DataError):
+    """None of the labelled, or of the held-out, rows is of the classes that a specialist knows."""
+
+    def __init__(self, field: str, classes: tuple[str, ...], found: int) -> None:
+        super().__init__(field, classes, found)
+        self.field, self.classes, self.found = field, classes, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.field}: none of {self.found} rows is of the classes {', '.join(self.classes)}, on which a teacher "
+            "is to be fitted; expected at least one. Raise it, or give the teacher other classes."
+        )

@@ -30,7 +30,7 @@ def learn(
         stacked = torch.from_numpy(np.stack(logits_KNC).astype(np.float64))
         read_KNC = evidence(torch.log_softmax(stacked, dim=-1), fusion.combine).numpy()
         fit = fit_confusions if fusion.combine == "dawid_skene" else fit_stacking
-        weights_KCC, bias_C = fit(read_KNC, labels_N)
+        weights_KCC, bias_C = fit(read_KNC, labels_N, np.isfinite(stacked.numpy()).all(axis=1))
     record = EnsembleRecord(
         teachers=tuple(teachers),
         rows=len(labels_N),

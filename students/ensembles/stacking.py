@@ -4,7 +4,11 @@
 
 with s = 0.1. L_ki are teacher k's bounded log-probabilities of row i, `[C]`. The prior's centre is the mean of the
 logits: without rows that is what stacking is, and rows have to say why it should be anything else. Strictly convex, so
-there is one answer. Legend: K teachers, N rows, C classes.
+there is one answer.
+
+Of a class that a teacher does not know it reads 0. The centre is then, for each class, the mean over those who know it,
+and for one that nobody knows b_c = -log C, what a teacher would say who knows nothing. Legend: K teachers, N rows, C
+classes.
 """
 
 import numpy as np
@@ -15,12 +19,19 @@ PRIOR_SIGMA = 0.1
 """Standard deviation of each weight about its centre before any row is seen."""
 
 
-def fit_stacking(log_probs_KNC: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most probable weights `[K, C, C]`, from what a teacher says to each class, and biases `[C]`."""
+def fit_stacking(
+    log_probs_KNC: np.ndarray, labels_N: np.ndarray, known_KC: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most probable weights `[K, C, C]`, from what a teacher says to each class, and biases `[C]`.
+
+    `known_KC` says which classes each teacher knows, by default all.
+    """
     num_teachers, num_rows, num_classes = log_probs_KNC.shape
     features_ND = np.concatenate([*log_probs_KNC, np.ones((num_rows, 1))], axis=1, dtype=np.float64)
-    identities = [np.eye(num_classes) / num_teachers] * num_teachers
-    centre_DC = np.concatenate([*identities, np.zeros((1, num_classes))])
+    known_KC = np.ones((num_teachers, num_classes), bool) if known_KC is None else known_KC
+    knowing_C = known_KC.sum(axis=0)
+    identities = [np.diag(known_C / np.maximum(knowing_C, 1)) for known_C in known_KC]
+    centre_DC = np.concatenate([*identities, np.where(knowing_C > 0, 0.0, -np.log(num_classes))[None]])
     weights_DC = fit_softmax_regression(features_ND, labels_N, centre_DC=centre_DC, sigma=PRIOR_SIGMA)
     return weights_DC[:-1].reshape(num_teachers, num_classes, num_classes), weights_DC[-1]
 

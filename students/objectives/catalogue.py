@@ -23,6 +23,7 @@ from students.objectives.nst import NSTTerm
 from students.objectives.ofd import OFDTerm
 from students.objectives.own_teacher import OwnTeacherTerm
 from students.objectives.pkt import PKTTerm
+from students.objectives.restricted_kl import RestrictedKLTerm
 from students.objectives.reverse_kl import ReverseKLTerm
 from students.objectives.reviewkd import ReviewKDTerm
 from students.objectives.rkd_angle import RKDAngleTerm
@@ -58,6 +59,7 @@ TermConfig = Annotated[
     | OFDTerm
     | OwnTeacherTerm
     | PKTTerm
+    | RestrictedKLTerm
     | ReverseKLTerm
     | ReviewKDTerm
     | RKDAngleTerm

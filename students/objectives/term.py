@@ -93,6 +93,8 @@ class Term(Config):
     reads: ClassVar[frozenset[Input]] = frozenset({"target"})
     needs_every_class: ClassVar[bool] = False
     """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
+    takes_specialists: ClassVar[bool] = False
+    """Whether it may be `of` a teacher that knows some classes only, whose other logits are minus infinity."""
     needs_rows: ClassVar[bool] = False
     """Whether it keeps something for each row of the data set, and so has to know which rows it sees."""
 

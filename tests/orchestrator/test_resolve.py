@@ -348,8 +348,8 @@ class TestMistakes:
             resolve(job_spec(own_files))
 
     def test_classes_that_the_spec_gives_a_teacher_must_be_those_of_the_data(self, files: Path) -> None:
-        with pytest.raises(ClassMapError, match="the teacher has 2 classes and the data 3"):
-            resolve(job_spec(files, "teachers.fitted.classes=[cross, ring]"))
+        with pytest.raises(ClassMapError, match="class 2 is 'line' for the teacher and 'bar' in the data"):
+            resolve(job_spec(files, "teachers.fitted.classes=[cross, ring, line]"))
 
     @pytest.mark.parametrize("module", ["no_such_module", "tests.no_such_module", "sys", "tests"])
     def test_a_model_without_a_source_file_is_named(self, files: Path, module: str) -> None:

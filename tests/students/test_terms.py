@@ -23,6 +23,7 @@ from students.objectives.dkd import DKDTerm
 from students.objectives.jsd import JSDTerm
 from students.objectives.kl import KLTerm
 from students.objectives.mse import MSETerm
+from students.objectives.restricted_kl import RestrictedKLTerm
 from students.objectives.reverse_kl import ReverseKLTerm
 from students.objectives.skew_kl import SkewKLTerm
 from students.objectives.standardised_kl import StandardisedKLTerm
@@ -43,6 +44,7 @@ SHAPED: list[Term] = [
     KLTerm(temperature=T),
     MSETerm(),
     MSETerm(centred=False),
+    RestrictedKLTerm(temperature=T),
     ReverseKLTerm(temperature=T),
     SkewKLTerm(temperature=T, alpha=0.2),
     SkewKLTerm(temperature=T, alpha=0.2, reverse=True),
@@ -153,6 +155,7 @@ ORACLES: list[Callable[[np.ndarray, np.ndarray], float]] = [
     lambda z, y: T**2 * mean_kl(p_of(y), p_of(z)),
     lambda z, y: float(np.var(z - y, axis=1).mean()),
     lambda z, y: float(((z - y) ** 2).mean()),
+    lambda z, y: T**2 * mean_kl(p_of(y), p_of(z)),
     lambda z, y: T**2 * mean_kl(p_of(z), p_of(y)),
     lambda z, y: skew(p_of(y), p_of(z)),
     lambda z, y: skew(p_of(z), p_of(y)),

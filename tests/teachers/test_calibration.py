@@ -9,7 +9,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 from sklearn.metrics import log_loss
 
-from cluster.shards.calibration import Calibration
+from cluster.shards.calibration import Calibration, Method
 from teachers.calibration import calibrate, fit_temperature, fit_vector, negative_log_likelihood
 
 
@@ -194,3 +194,29 @@ def test_calibrated_logits_are_of_the_type_that_was_given(dtype: type) -> None:
     assert found.dtype == dtype
     assert found.tolist() == [[-0.5, 2.0]]
     assert Calibration().apply(np.ones((1, 2), dtype)).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_a_teacher_of_some_classes_is_calibrated_on_their_rows_as_if_there_were_no_others(method: Method) -> None:
+    logits, labels = honest(400, seed=3, classes=5)
+    known, rows = [0, 2, 4], np.isin(labels, [0, 2, 4])
+    wide = np.full_like(logits, -np.inf)
+    wide[:, known] = 3 * logits[:, known]
+
+    among = calibrate("low", wide, labels, method=method)
+
+    alone = calibrate("low", wide[rows][:, known], labels[rows] // 2, method=method)
+    assert (among.rows, among.temperature) == (alone.rows, alone.temperature)
+    assert (among.nll_before, among.nll_after) == pytest.approx((alone.nll_before, alone.nll_after))
+    applied = among.apply(wide)
+    assert applied[:, known] == pytest.approx(alone.apply(wide[:, known]))
+    assert applied[:, [1, 3]].max() == -np.inf
+
+
+def test_a_teacher_of_whose_classes_no_row_is_held_out_stays_as_it_is() -> None:
+    wide = np.array([[1.0, 2.0, -np.inf]] * 3)
+
+    record = calibrate("low", wide, np.array([2, 2, 2]), method="vector")
+
+    assert (record.rows, record.temperature, record.nll_before, record.nll_after) == (0, 1.0, 0.0, 0.0)
+    assert (record.scales, record.biases) == ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))

@@ -24,8 +24,8 @@ from teachers.weights import (
     ClassMapError,
     UnsafeWeightsError,
     WeightsMissingError,
-    check_classes,
     classes_in,
+    own_classes,
     read_weights,
     weights_in_store,
 )
@@ -224,9 +224,14 @@ def test_class_names_are_read_from_the_metadata_of_safetensors_alone(tmp_path: P
             names_with({"coffey.classes": broken})
 
 
-def test_the_same_classes_in_the_same_order_or_none_at_all_pass() -> None:
-    check_classes("wide", CLASSES, CLASSES)
-    check_classes("wide", None, CLASSES)
+def test_the_same_classes_in_the_same_order_or_none_at_all_are_all_of_them() -> None:
+    assert own_classes("wide", CLASSES, CLASSES) == ()
+    assert own_classes("wide", None, CLASSES) == ()
+
+
+@pytest.mark.parametrize("found", [("zero", "one"), ("two", "zero")])
+def test_some_of_the_classes_in_any_order_are_those_of_a_specialist(found: tuple[str, ...]) -> None:
+    assert own_classes("low", found, CLASSES) == found
 
 
 @pytest.mark.parametrize(
@@ -234,13 +239,16 @@ def test_the_same_classes_in_the_same_order_or_none_at_all_pass() -> None:
     [
         (("zero", "two", "one"), "class 1 is 'two' for the teacher and 'one' in the data"),
         (("nil", "one", "two"), "class 0 is 'nil' for the teacher and 'zero' in the data"),
-        (("zero", "one"), "the teacher has 2 classes and the data 3"),
-        (("zero", "one", "two", "three"), "the teacher has 4 classes and the data 3"),
+        (("zero", "tow"), "the data has no class 'tow', the nearest is 'two'"),
+        (("zero", "one", "two", "x"), "the data has no class 'x'."),
+        (("zero", "one", "two", "zero"), "the teacher names 'zero' twice"),
+        (("zero", "zero"), "the teacher names 'zero' twice"),
+        (("one",), "the teacher has 1 and tells nothing apart"),
     ],
 )
 def test_other_classes_are_refused_with_the_first_difference(found: tuple[str, ...], difference: str) -> None:
     with pytest.raises(ClassMapError) as refusal:
-        check_classes("wide", found, CLASSES)
+        own_classes("wide", found, CLASSES)
 
     message = str(refusal.value)
     assert message.startswith(f"teacher wide: its classes are {', '.join(found)}, the data set's are zero, one, two;")
@@ -252,7 +260,7 @@ def test_a_difference_among_many_classes_is_named_though_not_all_are_listed() ->
     found = (*expected[:700], "other", *expected[701:])
 
     with pytest.raises(ClassMapError) as refusal:
-        check_classes("wide", found, expected)
+        own_classes("wide", found, expected)
 
     assert "class 700 is 'other' for the teacher and 'class700' in the data" in str(refusal.value)
     assert "class5, … (1000)" in str(refusal.value)

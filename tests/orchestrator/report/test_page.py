@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.report.page import render_page
-from orchestrator.report.record import Report
+from orchestrator.report.record import OwnResult, Report
 from orchestrator.report.samples import MOST_CLASSES, cards
 from orchestrator.report.verdict import verdict
 from tests.orchestrator.report.markup import Element, parse
@@ -66,6 +66,18 @@ def test_every_model_stands_with_its_figures_in_one_row() -> None:
             f"{model.latency_ms:.3f}",
             str(model.epochs) if model.epochs else "\N{EN DASH}",
         ]
+
+
+def test_a_teacher_of_some_classes_has_its_likelihood_under_its_own_rows() -> None:
+    own = OwnResult(classes=4, rows=200, accuracy=0.9785)
+    first = REPORT.models[0].model_copy(update={"own": own})
+    text = render_page(make_report(models=(first, *REPORT.models[1:])))
+    whole, part = table(parse(text), "Every model")[1:3]
+    assert [whole[1], *whole[3:5]] == [f"{100 * first.accuracy:.2f}", "", ""]
+    assert part[0] == "on the 200 rows of its 4 classes"
+    assert [part[1], *part[3:5]] == ["97.85", f"{first.nll:.3f}", f"{first.ece:.3f}"]
+    assert "with a teacher that knows some classes over the rows of these" in text
+    assert "with a teacher that knows some classes" not in page()
 
 
 @pytest.mark.parametrize(("role", "first_row"), [("baseline", 5), ("student", 9)])

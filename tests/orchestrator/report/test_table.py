@@ -7,7 +7,7 @@ import statistics
 import pytest
 from rich.console import Console
 
-from orchestrator.report.record import Report
+from orchestrator.report.record import OwnResult, Report
 from orchestrator.report.table import print_report
 from orchestrator.report.verdict import verdict
 from tests.orchestrator.report.hostile import ALL
@@ -40,6 +40,20 @@ def test_each_model_stands_in_one_line_with_its_figures() -> None:
             f"{model.num_bytes / 1024:.1f} KiB",
             f"{model.latency_ms:.3f}",
         ]
+
+
+def test_a_teacher_of_some_classes_has_its_likelihood_on_a_line_of_its_own() -> None:
+    report = make_report()
+    own = OwnResult(classes=4, rows=200, accuracy=0.9785)
+    first = report.models[0].model_copy(update={"own": own, "accuracy": 0.41})
+    text = printed(report.model_copy(update={"models": (first, *report.models[1:])}))
+    assert line_of(text, first.name + " ")[:3] == [first.name, "41.00", f"{first.parameters:,}"]
+    assert line_of(text, "  on its 4 classes") == [
+        "on its 4 classes",
+        "97.85",
+        f"{first.nll:.3f}",
+        f"{first.ece:.3f}",
+    ]
 
 
 @pytest.mark.parametrize("role", ["baseline", "student"])

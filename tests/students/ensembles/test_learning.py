@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -16,7 +17,8 @@ from students.ensembles.ensemble import Ensemble
 from students.ensembles.greedy import select_greedily
 from students.ensembles.learn import learn
 from students.ensembles.stacking import fit_softmax_regression, fit_stacking
-from students.spec import FusionConfig
+from students.fusion import combined
+from students.spec import Combine, FusionConfig
 
 CLASSES = 3
 LEARNED = [
@@ -161,6 +163,93 @@ class TestStacking:
         record = learn(FusionConfig(combine="stacking"), ["right", "inverted"], logits, labels)
         mean = np.mean([softmax(part, axis=1) for part in logits], axis=0)
         assert record.accuracy > (mean.argmax(axis=1) == labels).mean() + 0.1
+
+
+class TestSpecialists:
+    """Three teachers of two classes each; a class that a teacher does not know has the logit minus infinity."""
+
+    KNOWN = ((0, 1), (1, 2), (2, 0))
+
+    def teachers(self, rows: int, *, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+        logits, labels = teachers(rows, seed=seed)
+        for part, known in zip(logits, self.KNOWN, strict=True):
+            part[:, [c for c in range(CLASSES) if c not in known]] = -np.inf
+        return logits, labels
+
+    @settings(deadline=None, max_examples=10)
+    @given(seed=st.integers(0, 1000), rows=st.sampled_from([1, 7, 60]))
+    def test_confusions_count_votes_for_known_classes_of_rows_of_every_class(self, seed: int, rows: int) -> None:
+        logits, labels = self.teachers(rows, seed=seed)
+        fused = self.fused("dawid_skene", logits, labels)
+        counts = [sum(labels == c) for c in range(CLASSES)]
+        for row in range(rows):
+            joint = [(counts[c] + 1 / CLASSES) / (rows + 1) for c in range(CLASSES)]
+            for part in logits:
+                vote = int(part[row].argmax())
+                for c in range(CLASSES):
+                    said = sum(int(part[i].argmax()) == vote for i in range(rows) if labels[i] == c)
+                    joint[c] *= (said + 1 / 2) / (counts[c] + 1)
+            assert np.exp(fused[row]) == pytest.approx(np.array(joint) / sum(joint), abs=1e-5)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_stacking_is_the_regression_on_what_teachers_say_of_their_classes(self, seed: int) -> None:
+        logits, labels = self.teachers(80, seed=seed)
+        features = np.concatenate(
+            [
+                log_softmax(part[:, known].astype(np.float64), axis=1)
+                for part, known in zip(logits, self.KNOWN, strict=True)
+            ]
+            + [np.ones((80, 1))],
+            axis=1,
+        )
+        centre = np.zeros((7, CLASSES))
+        for place, c in enumerate(c for known in self.KNOWN for c in known):
+            centre[place, c] = 1 / 2
+
+        def cost(flat: np.ndarray) -> float:
+            table = flat.reshape(centre.shape)
+            return 80 * surprise(softmax(features @ table, axis=1), labels) + 50 * float(((table - centre) ** 2).sum())
+
+        best = minimize(cost, centre.ravel(), method="BFGS", options={"gtol": 1e-6}).x.reshape(centre.shape)
+        assert np.exp(self.fused("stacking", logits, labels)) == pytest.approx(
+            softmax(features @ best, axis=1), abs=1e-3
+        )
+
+    def test_without_rows_a_class_is_the_mean_over_those_who_know_it_and_one_nobody_knows_an_even_share(self) -> None:
+        known = np.array([[True, True, False, False], [True, False, True, False]])
+        weights, bias = fit_stacking(np.zeros((2, 0, 4)), np.zeros(0, int), known)
+        expected = np.zeros((2, 4, 4))
+        expected[0, 0, 0] = expected[1, 0, 0] = 1 / 2
+        expected[0, 1, 1] = expected[1, 2, 2] = 1
+        assert weights == pytest.approx(expected)
+        assert bias == pytest.approx([0, 0, 0, -np.log(4)])
+
+    @pytest.mark.parametrize("combine", ["stacking", "dawid_skene"])
+    def test_together_they_know_what_none_of_them_knows(self, combine: Combine) -> None:
+        logits, labels = self.teachers(600, seed=9)
+        alone = max((part.argmax(axis=1) == labels).mean() for part in logits)
+        fused = self.fused(combine, logits, labels)
+        assert (fused.argmax(axis=1) == labels).mean() > alone + 0.05
+
+    @pytest.mark.parametrize("combine", ["mean_probability", "mean_logit"])
+    def test_a_mean_that_asks_one_specialist_gives_no_mass_to_others_classes_and_stays_finite(
+        self, combine: Combine
+    ) -> None:
+        logits, _ = self.teachers(20, seed=3)
+        log_probs = torch.log_softmax(torch.from_numpy(np.stack(logits)), dim=-1)
+        shares = torch.zeros(3, 20)
+        shares[1] = 1.0
+        fused = combined(log_probs, shares, combine=combine)
+        assert fused.isfinite().all()
+        assert fused[:, 0].exp().tolist() == [0.0] * 20
+        assert fused[:, 1:].numpy() == pytest.approx(log_softmax(logits[1][:, 1:], axis=1), abs=1e-6)
+
+    @staticmethod
+    def fused(combine: Combine, logits: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
+        record = learn(FusionConfig(combine=combine), ["a", "b", "c"], logits, labels)
+        again = type(record).model_validate_json(record.model_dump_json())
+        said: np.ndarray = Ensemble.learned(combine, again)(logits).numpy()
+        return said
 
 
 class TestGreedy:
