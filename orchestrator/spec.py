@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Config
+from orchestrator.cohorting import unteachable
 from orchestrator.self_taught import at_odds
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from orchestrator.tapping import untappable
 from orchestrator.untaught import untaught
 from orchestrator.weighing import unweighable
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -45,6 +47,8 @@ class JobSpec(Config):
         KLTerm(weight=0.9),
         CrossEntropyTerm(weight=0.1),
     )
+    cohort: CohortConfig | None = None
+    """Several students that teach each other while they learn; by default one learns by itself."""
     train: TrainConfig = TrainConfig()
     baseline: BaselineConfig | None = BaselineConfig()
     """null: do not train the lone student."""
@@ -53,7 +57,10 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not self.teachers and (problems := list(untaught(self.fusion, self.objective, is_taught_otherwise=False))):
+        is_taught = self.cohort is not None
+        if not self.teachers and (
+            problems := list(untaught(self.fusion, self.objective, is_taught_otherwise=is_taught))
+        ):
             raise ValueError("; ".join(dict.fromkeys(problems)))
         if self.teachers and not any(term.needs_teachers for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
@@ -71,7 +78,7 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _student_teaches_itself_one_way(self) -> "JobSpec":
-        if problems := list(at_odds(self.objective)):
+        if problems := list(at_odds(self.objective, self.cohort)):
             raise ValueError("; ".join(problems))
         return self
 
@@ -132,6 +139,13 @@ class JobSpec(Config):
         names = [teacher.name for teacher in self.teachers]
         if problems := list(unweighable(names, self.fusion, self.objective)):
             raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
+    def _a_cohort_can_learn(self) -> "JobSpec":
+        taken = [*(teacher.name for teacher in self.teachers), self.student.name, "ensemble", "baseline"]
+        if problems := list(unteachable(self.cohort, self.objective, self.train, taken)):
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")

@@ -6,10 +6,11 @@ from cluster.models import ModelConfig, source_digest
 from cluster.shards.labelset import LabelSetRecord
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
-from students.task import LiveTeacher, Targets, TrainingTask
+from students.task import LiveTeacher, Peer, Targets, TrainingTask
 from teachers.spec import TeacherConfig
 
 
@@ -21,6 +22,9 @@ class Lesson:
     targets: Targets | None = None
     stored_taps: tuple[LabelSetRecord, ...] = ()
     live_teachers: tuple[LiveTeacher, ...] = ()
+    cohort: CohortConfig | None = None
+    """How it learns of others that learn too, the `peers`."""
+    peers: tuple[Peer, ...] = ()
 
 
 def fit_task(config: TeacherConfig, datasets: DatasetIds) -> TrainingTask | None:
@@ -58,6 +62,8 @@ def student_task(spec: JobSpec, datasets: DatasetIds, lesson: Lesson, *, name: s
         stored_taps=lesson.stored_taps,
         live_teachers=lesson.live_teachers,
         objective=lesson.objective,
+        cohort=lesson.cohort,
+        peers=lesson.peers,
         epochs=spec.train.epochs,
         batch_size=spec.train.batch_size,
         optimizer=spec.train.optimizer,

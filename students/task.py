@@ -15,6 +15,7 @@ from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
 from cluster.weights import StoredWeights
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.term import TeacherTap
 from students.spec import Combine, OrderConfig
@@ -56,6 +57,15 @@ class LiveTeacher(Config):
     """Where they lie, or the key of the record of the training that makes them."""
 
 
+class Peer(Config):
+    """A further member of a cohort."""
+
+    name: str
+    model: ModelConfig
+    model_source: str
+    """Digest of the factory's source file."""
+
+
 class TrainingTask(Config):
     """Everything that determines a training, and where its results go."""
 
@@ -73,6 +83,10 @@ class TrainingTask(Config):
     live_teachers: tuple[LiveTeacher, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
     """Teachers of which terms read anything else. Trainings without either have the identity they always had."""
     objective: tuple[TermConfig, ...]
+    cohort: CohortConfig | None = Field(default=None, exclude_if=lambda cohort: cohort is None)
+    """How several students teach each other; None for one that learns by itself."""
+    peers: tuple[Peer, ...] = Field(default=(), exclude_if=lambda peers: not peers)
+    """The members of the cohort besides `model`."""
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     optimizer: OptimizerConfig
@@ -126,13 +140,31 @@ class Execution(Config):
     threads: int = 1
 
 
+class MemberPoint(Config):
+    """One member of a cohort after an epoch: accuracy and NLL (nats) on the held-out rows."""
+
+    accuracy: float
+    nll: float
+
+
 class EpochPoint(Config):
     """One epoch: mean training loss, and accuracy and NLL (nats) on the held-out rows."""
 
     epoch: int
     loss: float
+    """Of a cohort: the mean over its members."""
     accuracy: float
     nll: float
+    members: tuple[MemberPoint, ...] = Field(default=(), exclude_if=lambda members: not members)
+    """While a cohort learns: each of its members, of which the best one or all as one are shown."""
+
+
+class MemberRecord(Config):
+    """One member of a cohort that has learned."""
+
+    name: str
+    parameters: int
+    points: tuple[EpochPoint, ...]
 
 
 class TrainedExit(Config):
@@ -158,6 +190,10 @@ class TrainedRecord(Config):
     waited_s: float = 0.0
     """Part of it in which training waited for labels."""
     exits: tuple[TrainedExit, ...] = ()
+    exported: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    """Whose weights these are: a member of the cohort, or `fused` for all as one; None for one that learned alone."""
+    members: tuple[MemberRecord, ...] = Field(default=(), exclude_if=lambda members: not members)
+    """How each member of the cohort learned."""
 
 
 class ProgressRecord(Config):
@@ -167,6 +203,8 @@ class ProgressRecord(Config):
     epochs: int
     loss: float
     accuracy: float
+    members: tuple[float, ...] = Field(default=(), exclude_if=lambda members: not members)
+    """The accuracy of each member of a cohort."""
 
 
 def modules_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:

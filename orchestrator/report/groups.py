@@ -7,7 +7,7 @@ from typing import Literal
 from orchestrator.report.record import Curve, ModelResult, Report, Role
 
 Figure = Literal["accuracy", "nll", "ece", "latency_ms"]
-ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "student", "exit")
+ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "student", "exit", "member")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from cluster.config import Config
 from cluster.errors import PartialResult
 from cluster.identity import digest_of
-from cluster.modules import build_module, input_array, load_weights, save_weights, to_inputs
+from cluster.modules import input_array, load_weights, save_weights, to_inputs
 from cluster.shards.dataset import Dataset
-from cluster.shards.records import publish_record
+from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Digest
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
@@ -25,6 +25,8 @@ from orchestrator.context import RunContext
 from orchestrator.measuring import load_student, load_student_exits
 from orchestrator.resolve import Job
 from students.exits import exit_of
+from students.task import TrainedRecord
+from students.trained import build_trained
 from teachers.weights import CLASSES_KEY
 
 _LARGEST_DIFFERENCE = 1e-4
@@ -85,6 +87,7 @@ def export_files(store: ObjectStore, job: Job) -> ExportRecord:
         NotExportableError: a model cannot be written in a format, or computes something else from it.
     """
     task = job.students[0]
+    blank = build_trained(task, read_record(store, task.record_key, TrainedRecord))
     rows = Dataset.open(store, job.datasets.test).read(0)
     inputs = to_inputs(input_array(rows, task.model.inputs), task.model.inputs)[:64]
     models: list[tuple[str | None, torch.nn.Module]] = [(None, load_student(store, task))]
@@ -94,7 +97,7 @@ def export_files(store: ObjectStore, job: Job) -> ExportRecord:
         name = job.spec.student.name if path is None else f"{job.spec.student.name}-at-{path}"
         for format_name in job.spec.export:
             body = _to_safetensors(module, job) if format_name == "safetensors" else _to_onnx(module, inputs)
-            _check(format_name, _outputs(format_name, body, job, path, inputs), module, inputs)
+            _check(format_name, _outputs(format_name, body, blank, path, inputs), module, inputs)
             digest = digest_of(body)
             key = f"{task.prefix}/export/{digest[:16]}/{name}.{format_name}"
             store.put(key, body)
@@ -129,12 +132,14 @@ def _to_onnx(module: torch.nn.Module, inputs: torch.Tensor) -> bytes:
     return body
 
 
-def _outputs(format_name: str, body: bytes, job: Job, path: str | None, inputs: torch.Tensor) -> np.ndarray:
-    """Return the logits that an exported file computes, as its user would."""
+def _outputs(
+    format_name: str, body: bytes, blank: torch.nn.Module, path: str | None, inputs: torch.Tensor
+) -> np.ndarray:
+    """Return the logits that an exported file computes, as its user would; `blank` is the student, to be filled."""
     if format_name == "onnx":
         session = onnxruntime.InferenceSession(body, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
-    module = build_module(job.students[0].model).eval()
+    module = blank.eval()
     if path is None:
         load_weights(module, body, where="export")
     else:

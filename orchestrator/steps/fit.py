@@ -97,4 +97,5 @@ def progress_note(context: RunContext, task: TrainingTask) -> str:
     if not context.store.exists(task.progress_key):
         return ""
     progress = read_record(context.store, task.progress_key, ProgressRecord)
-    return f"epoch {progress.epoch} of {progress.epochs}, {progress.accuracy:.1%} on held-out rows"
+    members = f" (members: {', '.join(f'{accuracy:.1%}' for accuracy in progress.members)})" if progress.members else ""
+    return f"epoch {progress.epoch} of {progress.epochs}, {progress.accuracy:.1%} on held-out rows{members}"
