@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from students.cohorts.catalogue import CohortConfig
 from students.cohorts.method import OnlineMethod
 from students.objectives.catalogue import TermConfig
-from students.objectives.own_teacher import OwnTeacherTerm
 from students.spec import TrainConfig
 
 
@@ -18,12 +17,6 @@ def unteachable(
     for member in cohort.members:
         if member.name in taken:
             yield f"cohort.members: the name {member.name!r} is taken; every member needs its own"
-    alone = [term.term for term in objective if "average" in term.reads or isinstance(term, OwnTeacherTerm)]
-    if alone:
-        yield (
-            f"objective: by the term `{alone[0]}` a student teaches itself, which members of a cohort don't; expected "
-            "one of both"
-        )
     others = [member.name for member in cohort.members if member.model is not None]
     tapping = [term.term for term in objective if term.student_modules]
     if others and tapping:

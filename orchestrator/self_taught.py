@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 
+from students.cohorts.catalogue import CohortConfig
+from students.cohorts.method import OnlineMethod
 from students.objectives.catalogue import TermConfig
 from students.objectives.mean_teacher import MeanTeacherTerm
 from students.objectives.own_teacher import OwnTeacherTerm
 
 
-def at_odds(objective: Sequence[TermConfig]) -> Iterator[str]:
+def at_odds(objective: Sequence[TermConfig], cohort: CohortConfig | None) -> Iterator[str]:
     """Yield what such terms ask for that cannot be had together."""
     averages = [term for term in objective if isinstance(term, MeanTeacherTerm)]
+    own = [term.term for term in objective if isinstance(term, MeanTeacherTerm | OwnTeacherTerm)]
+    if own and isinstance(cohort, OnlineMethod):
+        yield (
+            f"objective: by the term `{own[0]}` a student teaches itself, and members of the cohort `{cohort.method}` "
+            "teach each other; expected one of the two"
+        )
     exits = [path for term in objective if isinstance(term, OwnTeacherTerm) for path in term.exits]
     for field in ("decay", "export"):
         found = [getattr(term, field) for term in averages]

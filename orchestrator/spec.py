@@ -84,7 +84,7 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _student_teaches_itself_one_way(self) -> "JobSpec":
-        if problems := list(at_odds(self.objective)):
+        if problems := list(at_odds(self.objective, self.cohort)):
             raise ValueError("; ".join(problems))
         return self
 

@@ -22,7 +22,7 @@ class Learnt:
     """Which member of a cohort, or what is made of all, `module` is."""
     members: tuple[MemberRecord, ...] = ()
     heads: Mapping[str, nn.Module] = field(default_factory=dict)
-    """What makes logits of the outputs of modules at which the student may end, by their paths."""
+    """What makes logits of outputs of modules of the student, by their paths."""
 
 
 class Learner(nn.Module):
@@ -63,7 +63,7 @@ class Learner(nn.Module):
         return EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9))
 
     def learnt(self, points: tuple[EpochPoint, ...]) -> Learnt:
-        """Return the student, or what is published in its place."""
+        """Return the student, or the average of its weights."""
         return Learnt(self.published, points, heads=self.objective.heads())
 
 

@@ -268,9 +268,9 @@ class _Training:
             rows=self._rows,
             seconds=seconds,
             waited_s=self._waited_s,
+            exits=tuple(found for found, _ in exits),
             exported=learnt.exported,
             members=learnt.members,
-            exits=tuple(found for found, _ in exits),
         )
         if self._group.rank == 0:
             self._store.put(record.weights_key, body)

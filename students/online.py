@@ -102,11 +102,11 @@ class CohortLearner(nn.Module):
 
     @property
     def published(self) -> Fused:
-        """The members: what is scored, and of which something is exported."""
+        """The members: what is scored."""
         return self.module
 
     def follow(self, *, step: int) -> None:
-        """Let nothing follow an update: members keep no averages."""
+        """Do nothing: a spec whose members have averages of their weights is refused."""
 
     def forward(self, batch: Batch, *, global_rows: int, progress: float) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch; a scalar."""

@@ -87,7 +87,7 @@ def export_files(store: ObjectStore, job: Job) -> ExportRecord:
         NotExportableError: a model cannot be written in a format, or computes something else from it.
     """
     task = job.students[0]
-    record = read_record(store, task.record_key, TrainedRecord)
+    blank = build_trained(task, read_record(store, task.record_key, TrainedRecord))
     rows = Dataset.open(store, job.datasets.test).read(0)
     inputs = to_inputs(input_array(rows, task.model.inputs), task.model.inputs)[:64]
     models: list[tuple[str | None, torch.nn.Module]] = [(None, load_student(store, task))]
@@ -97,8 +97,7 @@ def export_files(store: ObjectStore, job: Job) -> ExportRecord:
         name = job.spec.student.name if path is None else f"{job.spec.student.name}-at-{path}"
         for format_name in job.spec.export:
             body = _to_safetensors(module, job) if format_name == "safetensors" else _to_onnx(module, inputs)
-            outputs = _outputs(format_name, body, build_trained(task, record).eval(), path, inputs)
-            _check(format_name, outputs, module, inputs)
+            _check(format_name, _outputs(format_name, body, blank, path, inputs), module, inputs)
             digest = digest_of(body)
             key = f"{task.prefix}/export/{digest[:16]}/{name}.{format_name}"
             store.put(key, body)
@@ -136,16 +135,17 @@ def _to_onnx(module: torch.nn.Module, inputs: torch.Tensor) -> bytes:
 def _outputs(
     format_name: str, body: bytes, blank: torch.nn.Module, path: str | None, inputs: torch.Tensor
 ) -> np.ndarray:
-    """Return the logits that an exported file computes, as its user would; `blank` is the model, to be filled."""
+    """Return the logits that an exported file computes, as its user would; `blank` is the student, to be filled."""
     if format_name == "onnx":
         session = onnxruntime.InferenceSession(body, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
+    module = blank.eval()
     if path is None:
-        load_weights(blank, body, where="export")
+        load_weights(module, body, where="export")
     else:
-        blank = exit_of(blank, path, body, inputs=inputs)
+        module = exit_of(module, path, body, inputs=inputs)
     with torch.inference_mode():
-        outputs: np.ndarray = blank(inputs).numpy()
+        outputs: np.ndarray = module(inputs).numpy()
     return outputs
 
 

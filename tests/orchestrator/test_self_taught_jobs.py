@@ -83,6 +83,12 @@ def test_terms_that_cannot_stand_beside_each_other_are_refused(tmp_path: Path, o
     assert message in str(refused.value)
 
 
+def test_members_of_a_cohort_do_not_teach_themselves_too(tmp_path: Path) -> None:
+    for term in (EXITS, f"{VIRTUAL}, {AVERAGE}"):
+        with pytest.raises(SpecInvalidError, match="members of the cohort `dml` teach each other; expected one of the"):
+            job_spec(tmp_path, "teachers=[]", f"objective=[{term}]", "cohort={method: dml, members: 2}")
+
+
 @pytest.mark.parametrize("term", [EXITS, VIRTUAL, f"{AVERAGE}, {{term: cross_entropy}}"])
 def test_a_student_may_be_its_only_teacher_and_teachers_that_nobody_hears_are_refused(
     tmp_path: Path, term: str
