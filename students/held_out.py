@@ -1,5 +1,7 @@
 """Accuracy and likelihood on the held-out rows while training goes on, shared among the workers."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,13 +37,25 @@ class HeldOut:
 
     def score(self, module: nn.Module) -> tuple[float, float]:
         """Return accuracy and mean NLL (nats) over the rows of all workers."""
-        totals = torch.zeros(3, dtype=torch.float64)
         module.eval()
+
+        def judged(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            logits = module(inputs).float().cpu()
+            hits = (logits.argmax(dim=1) == labels).sum().double()
+            return torch.stack([hits, F.cross_entropy(logits, labels, reduction="sum").double()])
+
+        accuracy, nll = self.means(judged, size=2).tolist()
+        return accuracy, nll
+
+    def means(self, judged: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *, size: int) -> torch.Tensor:
+        """Return the mean over the rows of all workers, float64 `[size]`, of what `judged` sums over some rows.
+
+        It is given inputs on the device of the group, and labels.
+        """
+        totals = torch.zeros(size + 1, dtype=torch.float64)
         with torch.inference_mode():
             for inputs, labels in self._batches:
-                logits = module(inputs.to(self._group.device)).float().cpu()
-                hits = (logits.argmax(dim=1) == labels).sum().double()
-                nll = F.cross_entropy(logits, labels, reduction="sum").double()
-                totals += torch.stack([hits, nll, torch.tensor(len(labels), dtype=torch.float64)])
-        hits, nll, rows = self._group.sum(totals).tolist()
-        return hits / rows, nll / rows
+                totals[:-1] += judged(inputs.to(self._group.device), labels)
+                totals[-1] += len(labels)
+        totals = self._group.sum(totals)
+        return totals[:-1] / totals[-1]

@@ -1,27 +1,65 @@
 """The student and what its objective learns beside it, as one module, so that the gradients of both are averaged."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
+from cluster.tapping import Tapped
+from students.held_out import HeldOut
 from students.objectives.objective import Batch, Objective
+from students.task import EpochPoint, MemberRecord
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a training leaves behind."""
+
+    module: nn.Module
+    points: tuple[EpochPoint, ...]
+    exported: str | None = None
+    """Which member of a cohort, or what is made of all, `module` is."""
+    members: tuple[MemberRecord, ...] = ()
 
 
 class Learner(nn.Module):
     """From a batch to its loss."""
 
-    def __init__(self, student: nn.Module, objective: Objective, *, is_half: bool) -> None:
-        """`student` is a `Tapped`, compiled or not.
-
-        `is_half`: run it in bfloat16 by torch's autocast; the loss is computed in float32.
-        """
+    def __init__(self, student: Tapped, objective: Objective, *, is_half: bool) -> None:
+        """`is_half`: run the student in bfloat16 by torch's autocast; the loss is computed in float32."""
         super().__init__()
         self.student, self.objective, self._is_half = student, objective, is_half
 
+    @property
+    def module(self) -> nn.Module:
+        """The student itself: what is saved and resumed."""
+        return self.student.model
+
     def forward(self, batch: Batch, *, global_rows: int, progress: float) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch; a scalar."""
-        with torch.autocast(batch.inputs.device.type, dtype=torch.bfloat16, enabled=self._is_half):
-            logits, taps = self.student(batch.inputs)
-        loss: torch.Tensor = self.objective(
-            logits.float(), batch, global_rows=global_rows, progress=progress, student_taps=taps
+        _, loss = outcome(
+            self.student, self.objective, batch, global_rows=global_rows, progress=progress, is_half=self._is_half
         )
         return loss
+
+    def point(self, held_out: HeldOut, *, epoch: int, loss: float, check: Callable[[float], None]) -> EpochPoint:
+        """Return how an epoch went; `check` refuses an NLL that is no number."""
+        accuracy, nll = held_out.score(self.module)
+        check(nll)
+        return EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9))
+
+    def learnt(self, points: tuple[EpochPoint, ...]) -> Learnt:
+        """Return the student."""
+        return Learnt(self.module, points)
+
+
+def outcome(
+    student: Tapped, objective: Objective, batch: Batch, *, global_rows: int, progress: float, is_half: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a student's logits, float32 `[N, C]`, and this worker's contribution to the loss of a global batch."""
+    with torch.autocast(batch.inputs.device.type, dtype=torch.bfloat16, enabled=is_half):
+        logits, taps = student(batch.inputs)
+    logits = logits.float()
+    loss: torch.Tensor = objective(logits, batch, global_rows=global_rows, progress=progress, student_taps=taps)
+    return logits, loss

@@ -17,6 +17,7 @@ from torch import nn
 from cluster.errors import TrainingError
 from cluster.identity import digest_of
 from cluster.memory import keep_freed_memory
+from cluster.models import ModelConfig
 from cluster.modules import build_module, check_shapes, in_fast_layout, num_parameters, save_weights
 from cluster.optimizers import OptimizerConfig, learning_rate
 from cluster.shards.records import publish_record, read_record
@@ -27,9 +28,9 @@ from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
-from students.learner import Learner
 from students.live import LiveTeachers
 from students.objectives.objective import Batch, Objective
+from students.online import beginnings, learner_of
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
 
 _STEPS_BETWEEN_CHECKS = 10
@@ -77,17 +78,17 @@ class _Training:
         self._live = LiveTeachers(store, task, group.device)
         self._data = TrainingData(store, task, execution, rank=group.rank, world_size=group.world_size, live=self._live)
         self._held_out = HeldOut(store, task.held_out, task.model.inputs, group)
-        seed_torch(fold_seed(task.seed), group.device)
-        self._module = in_fast_layout(build_module(task.model)).to(group.device)
-        classes = self._data.num_classes
-        check_shapes(self._module, self._held_out.sample(), num_classes=classes, factory=task.model.factory)
-        tapped = Tapped(
-            self._module, (path for term in task.objective for path in term.student_modules), name="student"
-        )
-        objective = self._objective(tapped)
-        student: nn.Module = torch.compile(tapped) if execution.compile else tapped  # type: ignore[assignment]
-        self._learner = Learner(student, objective, is_half=task.precision == "bfloat16").to(group.device)
-        remembered = [f"objective.{name}" for name, _ in objective.named_buffers()]
+        modules = [self._built(model, seed) for model, seed in beginnings(task)]
+        self._learner = learner_of(
+            task,
+            modules,
+            self._objective,
+            sample=self._held_out.sample(),
+            labelled_share=self._data.labelled_share,
+            is_compiled=execution.compile,
+        ).to(group.device)
+        self._module = self._learner.module
+        remembered = [f"objective.{name}" for name, _ in self._learner.objective.named_buffers()]
         self._wrapped = group.wrap(self._learner, alike=remembered)
         self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
@@ -110,7 +111,14 @@ class _Training:
             sum_over_workers=self._group.sum,
         )
 
-    def _objective(self, tapped: Tapped) -> Objective:
+    def _built(self, model: ModelConfig, seed: int) -> nn.Module:
+        """Build a student, and check that it fits the data."""
+        seed_torch(fold_seed(seed), self._group.device)
+        module = in_fast_layout(build_module(model)).to(self._group.device)
+        check_shapes(module, self._held_out.sample(), num_classes=self._data.num_classes, factory=model.factory)
+        return module
+
+    def _objective(self, tapped: Tapped, seed: int) -> Objective:
         """Build what is minimised; what terms learn begins alike on every worker, whatever the student has drawn."""
         shapes = self._data.shapes()
         live = self._live.shapes(blank_rows(self._data.columns))
@@ -120,7 +128,7 @@ class _Training:
             teacher_taps={**shapes.teacher_taps, **live},
             heads={head: tuple(weight.shape) for head, (weight, _) in self._live.heads.items()},
         )
-        seed_torch(fold_seed(self._task.seed, 0), self._group.device)
+        seed_torch(fold_seed(seed, 0), self._group.device)
         return Objective(
             self._task.objective,
             labelled_share=self._data.labelled_share,
@@ -193,9 +201,8 @@ class _Training:
         epoch = self._step // self._steps_per_epoch
         loss = self._loss_sum / self._steps_per_epoch
         self._group.share_buffers(self._module)  # so that what is scored is what rank 0 saves
-        accuracy, nll = self._held_out.score(self._module)
-        self._check(nll)  # the last update of the epoch may have broken the weights
-        self._points += (EpochPoint(epoch=epoch, loss=round(loss, 9), accuracy=accuracy, nll=round(nll, 9)),)
+        # The last update of the epoch may have broken the weights.
+        self._points += (self._learner.point(self._held_out, epoch=epoch, loss=loss, check=self._check),)
         self._loss_sum = 0.0
         self._report()
         if self._step < self._num_steps:
@@ -239,18 +246,21 @@ class _Training:
         self._step, self._points, self._loss_sum = record.step, record.points, record.loss_sum
 
     def _publish(self, *, seconds: float) -> TrainedRecord:
-        body = save_weights(self._module)
+        learnt = self._learner.learnt(self._points)
+        body = save_weights(learnt.module)
         digest = digest_of(body)
         record = TrainedRecord(
             identity=self._task.identity,
             weights_key=f"{self._task.prefix}/{digest}.safetensors",
             weights_digest=digest,
             num_bytes=len(body),
-            parameters=num_parameters(self._module),
-            points=self._points,
+            parameters=num_parameters(learnt.module),
+            points=learnt.points,
             rows=self._rows,
             seconds=seconds,
             waited_s=self._waited_s,
+            exported=learnt.exported,
+            members=learnt.members,
         )
         if self._group.rank == 0:
             self._store.put(record.weights_key, body)

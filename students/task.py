@@ -140,13 +140,31 @@ class Execution(Config):
     threads: int = 1
 
 
+class MemberPoint(Config):
+    """One member of a cohort after an epoch: accuracy and NLL (nats) on the held-out rows."""
+
+    accuracy: float
+    nll: float
+
+
 class EpochPoint(Config):
     """One epoch: mean training loss, and accuracy and NLL (nats) on the held-out rows."""
 
     epoch: int
     loss: float
+    """Of a cohort: the mean over its members."""
     accuracy: float
     nll: float
+    members: tuple[MemberPoint, ...] = Field(default=(), exclude_if=lambda members: not members)
+    """While a cohort learns: each of its members, of which the best one or all as one are shown."""
+
+
+class MemberRecord(Config):
+    """One member of a cohort that has learned."""
+
+    name: str
+    parameters: int
+    points: tuple[EpochPoint, ...]
 
 
 class TrainedRecord(Config):
@@ -164,6 +182,10 @@ class TrainedRecord(Config):
     """Wall time of the last attempt; what an earlier one had done is not in it."""
     waited_s: float = 0.0
     """Part of it in which training waited for labels."""
+    exported: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    """Whose weights these are: a member of the cohort, or `fused` for all as one; None for one that learned alone."""
+    members: tuple[MemberRecord, ...] = Field(default=(), exclude_if=lambda members: not members)
+    """How each member of the cohort learned."""
 
 
 class ProgressRecord(Config):
