@@ -56,7 +56,9 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> "JobSpec":
-        if not self.teachers and (problems := list(untaught(self.fusion, self.objective, is_taught_otherwise=False))):
+        if not self.teachers and (
+            problems := list(untaught(self.fusion, self.objective, is_taught_otherwise=self.cohort is not None))
+        ):
             raise ValueError("; ".join(dict.fromkeys(problems)))
         if self.teachers and not any(term.needs_teachers for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")

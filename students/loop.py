@@ -6,10 +6,9 @@ are pure functions of the step, so a training that was killed anywhere ends with
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,18 +18,21 @@ from cluster.identity import digest_of
 from cluster.memory import keep_freed_memory
 from cluster.models import ModelConfig
 from cluster.modules import build_module, check_shapes, in_fast_layout, num_parameters, save_weights
-from cluster.optimizers import OptimizerConfig, learning_rate
+from cluster.optimizers import learning_rate
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
 from cluster.tapping import Tapped, blank_rows, shapes_of_taps
 from students.batches import TrainingData
 from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
+from students.exchange import Awaited, Exchange
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
 from students.live import LiveTeachers
+from students.members import close_cohort
 from students.objectives.objective import Batch, Objective
 from students.online import beginnings, learner_of
+from students.optimizer import build_optimizer
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
 
 _STEPS_BETWEEN_CHECKS = 10
@@ -60,12 +62,21 @@ def train(store: ObjectStore, task: TrainingTask, execution: Execution, group: G
         TrainingDivergedError: the loss is not finite.
         LabelsLateError: labels stopped arriving.
         ForeignCheckpointError: the checkpoint is of another training.
+        PeerLateError: another member of the cohort has stopped.
     """
-    if group.from_first(int(store.exists(task.record_key))):
-        if group.rank == 0:
-            clear_checkpoints(store, task)  # of an attempt that was killed after it had published
-        return read_record(store, task.record_key, TrainedRecord)
-    return _Training(store, task, execution, group).run()
+    for awaited in turns(store, task, execution, group):
+        awaited.wait(store, timeout_s=execution.labels_timeout_s)
+    return read_record(store, task.record_key, TrainedRecord)
+
+
+def turns(store: ObjectStore, task: TrainingTask, execution: Execution, group: Group) -> Generator[Awaited]:
+    """Carry out a training as `train` does, and yield whatever of its peers is not there when it is needed."""
+    if not group.from_first(int(store.exists(task.record_key))):
+        yield from _Training(store, task, execution, group).turns()
+    elif group.rank == 0:
+        clear_checkpoints(store, task)  # of an attempt that was killed after it had published
+    if group.rank == 0:
+        close_cohort(store, task)
 
 
 class _Training:
@@ -93,9 +104,10 @@ class _Training:
         self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
         self._num_steps = self._steps_per_epoch * task.epochs
+        self._exchange = Exchange(store, task, group, steps_per_epoch=self._steps_per_epoch)
         self._step, self._points, self._loss_sum = 0, tuple[EpochPoint, ...](), 0.0
         self._loss_here = torch.zeros((), dtype=torch.float64)
-        self._rows = 0
+        self._rows, self._saved_step = 0, 0
         self._waited_s, self._reported_s, self._saved_at_s = 0.0, 0.0, time.monotonic()
 
     def _blend(self) -> StepBlend | None:
@@ -139,20 +151,21 @@ class _Training:
             world_size=self._group.world_size,
         )
 
-    def run(self) -> TrainedRecord:
+    def turns(self) -> Generator[Awaited]:
         """Resume, train every epoch that is left, and publish."""
         started_s = time.monotonic()
         self._restore()
         with closing(self._data.batches(first_step=self._step, device=self._group.device)) as batches:
             while self._step < self._num_steps:
-                self._train_epoch(batches)
+                yield from self._train_epoch(batches)
                 self._close_epoch()
-        return self._publish(seconds=time.monotonic() - started_s)
+        self._publish(seconds=time.monotonic() - started_s)
 
-    def _train_epoch(self, batches: Iterator[Batch]) -> None:
+    def _train_epoch(self, batches: Iterator[Batch]) -> Generator[Awaited]:
         order = self._data.order(self._step // self._steps_per_epoch)
         self._module.train()
         for step_in_epoch in range(self._step % self._steps_per_epoch, order.num_steps):
+            yield from self._enter_round()
             asked_s = time.monotonic()
             batch = next(batches)
             self._waited_s += time.monotonic() - asked_s
@@ -161,6 +174,16 @@ class _Training:
             self._rows += order.batch_rows(step_in_epoch)
             if self._step % _STEPS_BETWEEN_CHECKS == 0 and step_in_epoch + 1 < order.num_steps:
                 self._checkpoint_if_due()
+
+    def _enter_round(self) -> Generator[Awaited]:
+        """Leave for the peers what a round has ended with, and take in what they have left."""
+        if not self._exchange.is_due(self._step):
+            return
+        if self._exchange.publishes(self._step):
+            self._group.share_buffers(self._module)
+            self._save()  # first: who has published a round never asks for an earlier one again
+            self._exchange.publish(self._step, self._module)
+        yield from self._exchange.listen(self._step)
 
     def _update(self, batch: Batch, *, global_rows: int) -> None:
         """Take one optimizer step on a global batch."""
@@ -178,7 +201,7 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, batch: Batch, global_rows: int) -> None:
-        batch = self._live.watched(batch)
+        batch = self._exchange.heard(self._live.watched(batch))
         loss = self._wrapped(batch, global_rows=global_rows, progress=self._step / self._num_steps)
         # DDP averages gradients over the workers; their sum is the gradient of the global batch.
         (loss * self._group.world_size).backward()
@@ -221,7 +244,12 @@ class _Training:
     def _checkpoint_if_due(self) -> None:
         """Save if rank 0's clock says so; all workers take part, because the loss is spread over them."""
         is_due = time.monotonic() - self._saved_at_s >= self._execution.checkpoint_every_s
-        if not self._group.from_first(int(is_due)):
+        if self._group.from_first(int(is_due)):
+            self._save()
+
+    def _save(self) -> None:
+        """Save the state, unless it is what was saved last."""
+        if self._step == self._saved_step:
             return
         self._gather_loss()
         if self._group.rank == 0:
@@ -233,7 +261,7 @@ class _Training:
             save_checkpoint(
                 self._store, self._task, state, step=self._step, points=self._points, loss_sum=self._loss_sum
             )
-        self._saved_at_s = time.monotonic()
+        self._saved_step, self._saved_at_s = self._step, time.monotonic()
 
     def _restore(self) -> None:
         step = self._group.from_first(latest_step(self._store, self._task))
@@ -244,8 +272,9 @@ class _Training:
         self._learner.objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self._points, self._loss_sum = record.step, record.points, record.loss_sum
+        self._saved_step = record.step
 
-    def _publish(self, *, seconds: float) -> TrainedRecord:
+    def _publish(self, *, seconds: float) -> None:
         learnt = self._learner.learnt(self._points)
         body = save_weights(learnt.module)
         digest = digest_of(body)
@@ -264,21 +293,6 @@ class _Training:
         )
         if self._group.rank == 0:
             self._store.put(record.weights_key, body)
-            record = publish_record(self._store, self._task.record_key, record)
+            publish_record(self._store, self._task.record_key, record)
             clear_checkpoints(self._store, self._task)
         self._group.from_first(0)  # nobody leaves before the record is there
-        return record
-
-
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of all parameters; its learning rate is set anew at every step."""
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    match config.name:
-        case "adamw":
-            return torch.optim.AdamW(module.parameters(), **options)
-        case "adam":
-            return torch.optim.Adam(module.parameters(), **options)
-        case "sgd":
-            return torch.optim.SGD(
-                module.parameters(), momentum=config.momentum, nesterov=config.momentum > 0, **options
-            )

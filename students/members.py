@@ -1,0 +1,66 @@
+"""Members of a cohort that train on workers of their own: each is a training, and all of them together are one more.
+
+The training of the cohort is never carried out by itself: it is done when all members are, and its record is that of
+the best. So whatever asks for the student of a seed need not know that several were trained.
+"""
+
+from cluster.shards.records import publish_record, read_record
+from cluster.storage.protocol import ObjectStore
+from students.cohorts.method import FIRST
+from students.rounds import clear_rounds
+from students.task import Membership, Peer, TrainedRecord, TrainingTask
+
+_SEEDS = 2**31
+"""A spec's seeds are below, so no two members of a job draw alike."""
+
+
+def members_of(cohort: TrainingTask) -> tuple[TrainingTask, ...]:
+    """Return the trainings of the members, the student first."""
+    student = Peer(name=FIRST, model=cohort.model, model_source=cohort.model_source)
+    return tuple(_member(cohort, number, peer) for number, peer in enumerate((student, *cohort.peers)))
+
+
+def peers_of(member: TrainingTask) -> tuple[TrainingTask, ...]:
+    """Return the trainings of all other members of its cohort; none for a training that belongs to none."""
+    if member.membership is None:
+        return ()
+    everyone = members_of(member.membership.cohort)
+    return tuple(task for number, task in enumerate(everyone) if number != member.membership.number)
+
+
+def close_cohort(store: ObjectStore, member: TrainingTask) -> None:
+    """Publish the record of a member's cohort if all members are trained, and remove what they have left each other.
+
+    Whoever is last does it, and whoever finds that an earlier attempt was killed before it could.
+    """
+    if member.membership is None:
+        return
+    cohort = member.membership.cohort
+    everyone = members_of(cohort)
+    if not all(store.exists(task.record_key) for task in everyone):
+        return
+    records = [read_record(store, task.record_key, TrainedRecord) for task in everyone]
+    publish_record(store, cohort.record_key, _record(cohort, records))
+    for task in everyone:
+        clear_rounds(store, task)
+
+
+def _member(cohort: TrainingTask, number: int, peer: Peer) -> TrainingTask:
+    return cohort.model_copy(
+        update={
+            "name": f"{cohort.name}-{peer.name}",
+            "model": peer.model,
+            "model_source": peer.model_source,
+            "cohort": None,
+            "peers": (),
+            "membership": Membership(cohort=cohort, number=number),
+            "seed": cohort.seed + number * _SEEDS,
+        }
+    )
+
+
+def _record(cohort: TrainingTask, records: list[TrainedRecord]) -> TrainedRecord:
+    """Return the record of the best member, in the name of the cohort."""
+    best = max(records, key=lambda record: (record.points[-1].accuracy, -record.points[-1].nll))
+    rows, seconds = sum(record.rows for record in records), max(record.seconds for record in records)
+    return best.model_copy(update={"identity": cohort.identity, "rows": rows, "seconds": seconds})
