@@ -13,7 +13,6 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from cluster.errors import TrainingError
 from cluster.identity import digest_of
 from cluster.memory import keep_freed_memory
 from cluster.models import ModelConfig
@@ -25,15 +24,18 @@ from cluster.tapping import Tapped, blank_rows, shapes_of_taps
 from students.batches import TrainingData
 from students.blend import StepBlend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
+from students.cohorts.codistillation import CodistillationCohort
+from students.divergence import TrainingDivergedError
 from students.exchange import Awaited, Exchange
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
 from students.live import LiveTeachers
-from students.members import close_cohort
+from students.members import close_cohort, members_of
 from students.objectives.objective import Batch, Objective
 from students.online import beginnings, learner_of
 from students.optimizer import build_optimizer
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
+from students.turns import take_turns
 
 _STEPS_BETWEEN_CHECKS = 10
 """Steps after which the workers agree on whether a checkpoint is due."""
@@ -41,22 +43,10 @@ _STEPS_BETWEEN_CHECKS = 10
 _REPORT_EVERY_S = 1.0
 
 
-class TrainingDivergedError(TrainingError):
-    """The loss is no longer a number."""
-
-    def __init__(self, name: str, epoch: int, loss: float) -> None:
-        super().__init__(name, epoch, loss)
-        self.name, self.epoch, self.loss = name, epoch, loss
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: the loss is {self.loss} in epoch {self.epoch}, expected a finite number. Lower "
-            "optimizer.lr, or set optimizer.clip_norm or optimizer.warmup."
-        )
-
-
 def train(store: ObjectStore, task: TrainingTask, execution: Execution, group: Group) -> TrainedRecord:
     """Carry out a training from wherever it stands, and return its record; rank 0 writes.
+
+    Members of a cohort that exchange weights take turns in this group.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
@@ -64,8 +54,12 @@ def train(store: ObjectStore, task: TrainingTask, execution: Execution, group: G
         ForeignCheckpointError: the checkpoint is of another training.
         PeerLateError: another member of the cohort has stopped.
     """
-    for awaited in turns(store, task, execution, group):
-        awaited.wait(store, timeout_s=execution.labels_timeout_s)
+    if isinstance(task.cohort, CodistillationCohort):
+        take_turns([turns(store, member, execution, group) for member in members_of(task)])
+        group.from_first(0)  # nobody looks for the record of the cohort before it is there
+    else:
+        for awaited in turns(store, task, execution, group):
+            awaited.wait(store, timeout_s=execution.labels_timeout_s)
     return read_record(store, task.record_key, TrainedRecord)
 
 
@@ -192,7 +186,7 @@ class _Training:
             group["lr"] = learning_rate(self._task.optimizer, step=self._step, num_steps=self._num_steps)
         parts = list(chunks(len(batch), self._execution.accumulate))
         for part in parts[:-1]:
-            with self._group.without_exchange():
+            with self._group.without_exchange(self._wrapped):
                 self._backward(batch.part(part), global_rows)
         self._backward(batch.part(parts[-1]), global_rows)
         if self._task.optimizer.clip_norm is not None:

@@ -8,7 +8,7 @@ from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
 from students.cohorts.method import FIRST
 from students.rounds import clear_rounds
-from students.task import Membership, Peer, TrainedRecord, TrainingTask
+from students.task import MemberRecord, Membership, Peer, TrainedRecord, TrainingTask
 
 _SEEDS = 2**31
 """A spec's seeds are below, so no two members of a job draw alike."""
@@ -39,8 +39,9 @@ def close_cohort(store: ObjectStore, member: TrainingTask) -> None:
     everyone = members_of(cohort)
     if not all(store.exists(task.record_key) for task in everyone):
         return
+    names = (FIRST, *(peer.name for peer in cohort.peers))
     records = [read_record(store, task.record_key, TrainedRecord) for task in everyone]
-    publish_record(store, cohort.record_key, _record(cohort, records))
+    publish_record(store, cohort.record_key, _record(cohort, dict(zip(names, records, strict=True))))
     for task in everyone:
         clear_rounds(store, task)
 
@@ -59,8 +60,19 @@ def _member(cohort: TrainingTask, number: int, peer: Peer) -> TrainingTask:
     )
 
 
-def _record(cohort: TrainingTask, records: list[TrainedRecord]) -> TrainedRecord:
+def _record(cohort: TrainingTask, records: dict[str, TrainedRecord]) -> TrainedRecord:
     """Return the record of the best member, in the name of the cohort."""
-    best = max(records, key=lambda record: (record.points[-1].accuracy, -record.points[-1].nll))
-    rows, seconds = sum(record.rows for record in records), max(record.seconds for record in records)
-    return best.model_copy(update={"identity": cohort.identity, "rows": rows, "seconds": seconds})
+    best = max(records, key=lambda name: (records[name].points[-1].accuracy, -records[name].points[-1].nll))
+    return records[best].model_copy(
+        update={
+            "identity": cohort.identity,
+            "rows": sum(record.rows for record in records.values()),
+            "seconds": max(record.seconds for record in records.values()),
+            "waited_s": max(record.waited_s for record in records.values()),
+            "exported": best,
+            "members": tuple(
+                MemberRecord(name=name, parameters=record.parameters, points=record.points)
+                for name, record in records.items()
+            ),
+        }
+    )

@@ -14,8 +14,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from cluster.errors import CoffeyError, TrainingError
 from cluster.failures import own_error, reason_of
 from cluster.storage.open import open_store
+from students.divergence import TrainingDivergedError
 from students.group import Together
-from students.loop import TrainingDivergedError, train
+from students.loop import train
 from students.refusal import Refusal
 from students.spec import TrainConfig
 from students.task import Execution, TrainingTask

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from scipy.special import softmax
 
+from cluster.modules import load_weights
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.records import read_record
 from cluster.storage.directory import DirectoryStore
@@ -22,10 +23,13 @@ from students.members import members_of, peers_of
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.rounds import publish_round, read_round, rounds_there
 from students.task import Execution, TrainedRecord, TrainingTask
+from students.trained import build_trained
 from tests.fixtures.cohorts import cohort_of, files_of, in_turns, side_by_side
 from tests.fixtures.crashing_store import CrashingStore, Killed
 from tests.fixtures.plain_order import plain_batches
 from tests.fixtures.tiny import points, task, write_rows
+from tests.fixtures.tiny_workers import together as run_together
+from tests.fixtures.tiny_workers import train_member
 
 ROWS, SHARD_ROWS, STEPS = 64, 16, 4
 """An epoch has four steps."""
@@ -119,10 +123,10 @@ def test_members_learn_what_codistilled_softmax_regressions_in_plain_numpy_learn
 
 
 def test_side_by_side_and_in_turns_members_end_with_the_same_weights_whatever_the_number_of_their_workers(
-    root: Path,
+    root: Path, tmp_path: Path
 ) -> None:
     cohort = cohort_of(training_in(root, "Smooth"), "Dropped")
-    alone, together = copied(root, "alone"), copied(root, "together")
+    alone, together, turning = copied(root, "alone"), copied(root, "together"), copied(root, "turning")
     in_turns(DirectoryStore(root), cohort)
 
     side_by_side(alone, cohort, workers=[1, 1])
@@ -131,9 +135,11 @@ def test_side_by_side_and_in_turns_members_end_with_the_same_weights_whatever_th
     smooth = cohort_of(training_in(together, "Smooth"), "Linear")
     in_turns(DirectoryStore(root), smooth)
     side_by_side(together, smooth, workers=[2, 1])
+    run_together(tmp_path, 2, train_member, turning, smooth, Execution())
     for member in members_of(smooth):
         for name, values in weights(DirectoryStore(root), member).items():
             assert weights(DirectoryStore(together), member)[name] == pytest.approx(values, abs=1e-5)
+            assert weights(DirectoryStore(turning), member)[name] == pytest.approx(values, abs=1e-5)
 
 
 @pytest.mark.parametrize("after_it", [False, True])
@@ -175,6 +181,13 @@ def test_a_finished_cohort_leaves_the_records_and_weights_of_its_members_and_the
     found = read_record(store, cohort.record_key, TrainedRecord)
     assert files_of(store, cohort) == ["trained.json"]
     assert (found.identity, found.weights_digest, found.points) == (cohort.identity, best.weights_digest, best.points)
+    assert [(member.name, member.points) for member in found.members] == [
+        ("student", members[0].points),
+        ("peer-1", members[1].points),
+    ]
+    assert found.exported == ("student", "peer-1")[members.index(best)]
+    trained = build_trained(cohort, found)
+    load_weights(trained, bytes(store.get(found.weights_key)), where="the best")
 
 
 def test_a_member_keeps_no_more_rounds_than_its_peers_may_ask_for(root: Path) -> None:
