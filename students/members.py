@@ -4,8 +4,11 @@ The training of the cohort is never carried out by itself: it is done when all m
 the best. So whatever asks for the student of a seed need not know that several were trained.
 """
 
+from collections.abc import Sequence
+
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
+from students.cohorts.codistillation import CodistillationCohort
 from students.cohorts.method import FIRST
 from students.rounds import clear_rounds
 from students.task import MemberRecord, Membership, Peer, TrainedRecord, TrainingTask
@@ -20,6 +23,14 @@ def members_of(cohort: TrainingTask) -> tuple[TrainingTask, ...]:
     return tuple(_member(cohort, number, peer) for number, peer in enumerate((student, *cohort.peers)))
 
 
+def groups_of(tasks: Sequence[TrainingTask]) -> tuple[tuple[TrainingTask, ...], ...]:
+    """Return what groups of workers may train at the same time, each in this order: one group does all, unless these
+    are cohorts whose members exchange weights, and each place in them has a group of its own."""
+    if isinstance(tasks[0].cohort, CodistillationCohort):
+        return tuple(zip(*map(members_of, tasks), strict=True))
+    return (tuple(tasks),)
+
+
 def peers_of(member: TrainingTask) -> tuple[TrainingTask, ...]:
     """Return the trainings of all other members of its cohort; none for a training that belongs to none."""
     if member.membership is None:
@@ -29,7 +40,7 @@ def peers_of(member: TrainingTask) -> tuple[TrainingTask, ...]:
 
 
 def close_cohort(store: ObjectStore, member: TrainingTask) -> None:
-    """Publish the record of a member's cohort if all members are trained, and remove what they have left each other.
+    """Remove what members have left each other if all of them are trained, and publish the record of their cohort.
 
     Whoever is last does it, and whoever finds that an earlier attempt was killed before it could.
     """
@@ -41,9 +52,9 @@ def close_cohort(store: ObjectStore, member: TrainingTask) -> None:
         return
     names = (FIRST, *(peer.name for peer in cohort.peers))
     records = [read_record(store, task.record_key, TrainedRecord) for task in everyone]
-    publish_record(store, cohort.record_key, _record(cohort, dict(zip(names, records, strict=True))))
     for task in everyone:
-        clear_rounds(store, task)
+        clear_rounds(store, task)  # before the record: nobody comes here again once it is there
+    publish_record(store, cohort.record_key, _record(cohort, dict(zip(names, records, strict=True))))
 
 
 def _member(cohort: TrainingTask, number: int, peer: Peer) -> TrainingTask:

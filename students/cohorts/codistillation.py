@@ -16,7 +16,7 @@ Legend: N rows of a batch, C classes.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from students.cohorts.method import CohortMethod
 from students.cohorts.rounds import Rounds
@@ -38,6 +38,19 @@ class CodistillationCohort(CohortMethod):
     burn_in: Annotated[int, Field(ge=1)] = 1
     """Rounds in which a member learns from the objective alone."""
     temperature: Temperature = 1.0
+
+    @model_validator(mode="after")
+    def _one_member_is_exported(self) -> "CodistillationCohort":
+        if self.export == "fused":
+            raise ValueError(
+                "export is fused, and members that train on workers of their own are exported one by one; expected best"
+            )
+        return self
+
+    def is_heard(self, *, epochs: int) -> bool:
+        """Return whether members of a training of so many epochs ever learn from each other, as far as one can tell
+        before it is known how many steps an epoch has."""
+        return self.unit == "steps" or self.rounds(steps_per_epoch=1, epochs=epochs).count > self.burn_in
 
     def rounds(self, *, steps_per_epoch: int, epochs: int) -> Rounds:
         """Return the rounds of a training."""
