@@ -27,8 +27,8 @@ def unteachable(
         )
     if isinstance(cohort, CodistillationCohort) and not cohort.is_heard(epochs=train.epochs):
         yield (
-            f"cohort: members learn from each other after {cohort.burn_in} round(s) of {cohort.exchange_every} epoch(s), "
-            f"and train.epochs is {train.epochs}; expected more epochs, or shorter rounds"
+            f"cohort: members first learn from each other after {cohort.burn_in} round(s) of {cohort.exchange_every} "
+            f"epoch(s), and train.epochs is {train.epochs}; expected more epochs, or shorter rounds"
         )
     if isinstance(cohort, OnlineMethod) and cohort.shared_modules and train.compile:
         yield (

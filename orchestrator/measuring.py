@@ -18,6 +18,7 @@ from cluster.storage.protocol import ObjectStore
 from orchestrator.labellers import ResolvedTeacher
 from orchestrator.weights import weights_of
 from students.task import TrainedRecord, TrainingTask
+from students.trained import build_trained
 from teachers.backends.load import load_backend
 from teachers.spec import ResourceConfig
 
@@ -58,7 +59,7 @@ def load_student(store: ObjectStore, task: TrainingTask) -> torch.nn.Module:
     """Return a trained module in evaluation mode; raises `ObjectMissingError` before it is trained."""
     record = read_record(store, task.record_key, TrainedRecord)
     body = fetch_verified(store, record.weights_key, digest=record.weights_digest, num_bytes=record.num_bytes)
-    module = build_module(task.model)
+    module = build_trained(task, record)
     load_weights(module, bytes(body), where=f"{store.uri}/{record.weights_key}")
     return in_fast_layout(module).eval()
 

@@ -180,6 +180,8 @@ class Inspection:
         """Look for the trained students."""
         train = self._job.spec.train
         note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.workers} worker(s)"
+        if (cohort := self._job.spec.cohort) is not None:
+            note = f"{note}, {1 + len(cohort.members)} members that learn together ({cohort.method})"
         return self._trained(f"train:{self._job.spec.student.name}", "train", self._job.students, note=note)
 
     def generation(self, generation: ResolvedTeacher) -> PlannedStep:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 
 from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.records import read_record
@@ -11,8 +12,18 @@ from orchestrator.evaluation import EvaluationRecord
 from orchestrator.events import now
 from orchestrator.load import dump_spec
 from orchestrator.report.page import render_page
-from orchestrator.report.record import Curve, CurvePoint, DataSummary, Report, Role, Summary
-from students.task import TrainedRecord, TrainingTask
+from orchestrator.report.record import (
+    CohortMember,
+    CohortResult,
+    Curve,
+    CurvePoint,
+    DataSummary,
+    Report,
+    Role,
+    Summary,
+)
+from students.cohorts.method import FUSED
+from students.task import EpochPoint, TrainedRecord, TrainingTask
 
 _CLEARLY = 1.645
 """Standard errors by which teachers must lead: one-sided 95 %."""
@@ -50,6 +61,7 @@ def build_report(context: RunContext, *, command: str, wall_s: float) -> Report:
         calibrations=evaluation.calibrations if job.spec.fusion.calibration else (),
         contributions=evaluation.contributions,
         agreements=evaluation.agreements,
+        cohorts=_cohorts(context),
         curves=_curves(context, evaluation),
         steps=tuple(context.results),
         samples=evaluation.samples,
@@ -99,13 +111,45 @@ def _curves(context: RunContext, evaluation: EvaluationRecord) -> tuple[Curve, .
         curves += [_curve(context, task, "baseline", "baseline") for task in tasks if task.epochs == chosen[task.seed]]
     curves += [_curve(context, one.fit, "generation", one.config.name) for one in job.generations if one.fit]
     curves += [_curve(context, task, "student", job.spec.student.name) for task in job.students]
+    for task in job.students:
+        members = read_record(context.store, task.record_key, TrainedRecord).members
+        curves += [_drawn(member.points, "member", member.name, task.seed) for member in members]
     return tuple(curves)
 
 
 def _curve(context: RunContext, task: TrainingTask, role: Role, name: str) -> Curve:
     record = read_record(context.store, task.record_key, TrainedRecord)
-    points = tuple(CurvePoint.model_validate(point.model_dump()) for point in record.points)
-    return Curve(model=name, role=role, seed=task.seed if role in {"baseline", "student"} else None, points=points)
+    return _drawn(record.points, role, name, task.seed if role in {"baseline", "student"} else None)
+
+
+def _drawn(points: Sequence[EpochPoint], role: Role, name: str, seed: int | None) -> Curve:
+    drawn = tuple(CurvePoint.model_validate(point.model_dump()) for point in points)
+    return Curve(model=name, role=role, seed=seed, points=drawn)
+
+
+def _cohorts(context: RunContext) -> tuple[CohortResult, ...]:
+    """Return who learned together, and what became of them; nothing for a student that learned by itself."""
+    records = [(task, read_record(context.store, task.record_key, TrainedRecord)) for task in context.job.students]
+    return tuple(_cohort(task, record) for task, record in records if record.exported is not None)
+
+
+def _cohort(task: TrainingTask, record: TrainedRecord) -> CohortResult:
+    assert task.cohort is not None  # noqa: S101 - only its members are exported
+    assert record.exported is not None  # noqa: S101
+    members = tuple(
+        CohortMember(
+            name=member.name,
+            parameters=member.parameters,
+            accuracy=member.points[-1].accuracy,
+            nll=member.points[-1].nll,
+        )
+        for member in record.members
+    )
+    is_fused = record.exported == FUSED
+    because = "all as one: the mean of their probabilities" if is_fused else "best on the held-out rows"
+    return CohortResult(
+        seed=task.seed, method=task.cohort.method, members=members, exported=record.exported, because=because
+    )
 
 
 def _plan_json(context: RunContext) -> bytes:

@@ -15,6 +15,7 @@ from orchestrator.beside import live_teacher, peers_of, reads_live, reads_stored
 from orchestrator.generations import resolve_generations
 from orchestrator.labellers import ResolvedTeacher, resolve_teacher
 from orchestrator.probing import check_terms, probe
+from orchestrator.sharing import check_sharing
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
@@ -88,12 +89,14 @@ def resolve(spec: JobSpec) -> Job:
         TooManyWeightsError: there are too many classes for the way in which teachers are combined.
         ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
             there, or what it gives cannot be stored or compared.
+        NotSharedError: members of a cohort cannot have a module in common.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
     check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
     probed = probe(spec, num_classes=len(classes))
     check_terms(spec, probed.shapes(num_classes=len(classes)))
+    check_sharing(spec, num_classes=len(classes))
     teachers = tuple(resolve_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
     targets, fused = _fusion(spec, teachers), None
     if targets is not None and spec.fusion.when == "write":

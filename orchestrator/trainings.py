@@ -23,6 +23,7 @@ class Lesson:
     stored_taps: tuple[LabelSetRecord, ...] = ()
     live_teachers: tuple[LiveTeacher, ...] = ()
     cohort: CohortConfig | None = None
+    """How it learns of others that learn too, the `peers`."""
     peers: tuple[Peer, ...] = ()
 
 

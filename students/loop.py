@@ -231,7 +231,11 @@ class _Training:
             self._reported_s = time.monotonic()
             last = self._points[-1]
             progress = ProgressRecord(
-                epoch=last.epoch, epochs=self._task.epochs, loss=last.loss, accuracy=last.accuracy
+                epoch=last.epoch,
+                epochs=self._task.epochs,
+                loss=last.loss,
+                accuracy=last.accuracy,
+                members=tuple(member.accuracy for member in last.members),
             )
             self._store.put(self._task.progress_key, progress.model_dump_json().encode())
 

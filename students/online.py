@@ -13,7 +13,7 @@ from cluster.models import ModelConfig
 from cluster.modules import num_parameters
 from cluster.tapping import Tapped
 from students.cohorts.fused import Fused, mean_log_probs
-from students.cohorts.method import FIRST, FUSED, Lesson, OnlineMethod
+from students.cohorts.method import FIRST, FUSED, Discussion, OnlineMethod
 from students.cohorts.sharing import Sharing
 from students.group import fold_seed
 from students.held_out import HeldOut
@@ -110,7 +110,7 @@ class CohortLearner(nn.Module):
                 logits.append(own_NC)
                 losses.append(loss)
             features_NF = self._sharing.features_NF()
-        lesson = Lesson(
+        discussion = Discussion(
             logits_KNC=torch.stack(logits),
             labels_N=batch.labels_N,
             labelled_share=self._labelled_share,
@@ -118,7 +118,7 @@ class CohortLearner(nn.Module):
             features_NF=features_NF,
             state=self._state,
         )
-        taught = self._method.rows(lesson).sum() / global_rows
+        taught = self._method.rows(discussion).sum() / global_rows
         return torch.stack(losses).sum() + at(self._method.weight, progress) * taught
 
     def point(self, held_out: HeldOut, *, epoch: int, loss: float, check: Callable[[float], None]) -> EpochPoint:

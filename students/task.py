@@ -216,6 +216,8 @@ class ProgressRecord(Config):
     epochs: int
     loss: float
     accuracy: float
+    members: tuple[float, ...] = Field(default=(), exclude_if=lambda members: not members)
+    """The accuracy of each member of a cohort."""
 
 
 def modules_read(objective: Sequence[TermConfig]) -> tuple[TeacherTap, ...]:

@@ -7,7 +7,7 @@ from typing import Literal
 from orchestrator.report.record import Curve, ModelResult, Report, Role
 
 Figure = Literal["accuracy", "nll", "ece", "latency_ms"]
-ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "generation", "student")
+ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "generation", "student", "member")
 
 
 @dataclass(frozen=True)

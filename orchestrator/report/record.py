@@ -8,7 +8,8 @@ from cluster.config import Config
 from cluster.shards.calibration import Method
 from students.reliability import ReliabilityBin, Share
 
-Role = Literal["teacher", "ensemble", "baseline", "generation", "student"]
+Role = Literal["teacher", "ensemble", "baseline", "generation", "student", "member"]
+"""`member`: of the cohort in which the student learned; one of them, or all as one, is the student."""
 
 
 class CalibrationResult(Config):
@@ -75,6 +76,26 @@ class Curve(Config):
     role: Role
     seed: int | None = None
     points: tuple[CurvePoint, ...]
+
+
+class CohortMember(Config):
+    """One member of a cohort at its last epoch, on the held-out rows."""
+
+    name: str
+    parameters: int
+    accuracy: Share
+    nll: float
+
+
+class CohortResult(Config):
+    """The students that learned together with one seed, and what became of them."""
+
+    seed: int
+    method: str
+    members: tuple[CohortMember, ...]
+    exported: str
+    """The name of a member, or `fused` for all as one."""
+    because: str
 
 
 class Agreement(Config):
@@ -166,6 +187,8 @@ class Report(Config):
     calibrations: tuple[CalibrationResult, ...]
     contributions: tuple[Contribution, ...] = ()
     agreements: tuple[Agreement, ...]
+    cohorts: tuple[CohortResult, ...] = ()
+    """One for each seed, where the student learned with others."""
     curves: tuple[Curve, ...]
     steps: tuple[StepResult, ...]
     samples: tuple[Sample, ...]

@@ -11,16 +11,17 @@ import torch
 from cluster.config import Config
 from cluster.errors import PartialResult
 from cluster.identity import digest_of
-from cluster.modules import build_module, input_array, load_weights, save_weights, to_inputs
+from cluster.modules import input_array, load_weights, save_weights, to_inputs
 from cluster.shards.dataset import Dataset
-from cluster.shards.records import publish_record
+from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Digest
 from cluster.storage.open import open_store
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from orchestrator.measuring import load_student
 from orchestrator.resolve import Job
-from students.task import TrainingTask
+from students.task import TrainedRecord
+from students.trained import build_trained
 from teachers.weights import CLASSES_KEY
 
 _LARGEST_DIFFERENCE = 1e-4
@@ -70,13 +71,13 @@ def export(context: RunContext) -> None:
 @ray.remote(num_cpus=1, max_retries=3)
 def _export(store_uri: str, job: Job) -> ExportRecord:
     store, task = open_store(store_uri), job.students[0]
-    module = load_student(store, task)
+    module, blank = load_student(store, task), build_trained(task, read_record(store, task.record_key, TrainedRecord))
     rows = Dataset.open(store, job.datasets.test).read(0)
     inputs = to_inputs(input_array(rows, task.model.inputs), task.model.inputs)[:64]
     files = []
     for format_name in job.spec.export:
         body = _to_safetensors(module, job) if format_name == "safetensors" else _to_onnx(module, inputs)
-        _check(format_name, _outputs(format_name, body, task, inputs), module, inputs)
+        _check(format_name, _outputs(format_name, body, blank, inputs), module, inputs)
         digest = digest_of(body)
         key = f"{task.prefix}/export/{digest[:16]}/{job.spec.student.name}.{format_name}"
         store.put(key, body)
@@ -111,15 +112,14 @@ def _to_onnx(module: torch.nn.Module, inputs: torch.Tensor) -> bytes:
     return body
 
 
-def _outputs(format_name: str, body: bytes, task: TrainingTask, inputs: torch.Tensor) -> np.ndarray:
-    """Return the logits that an exported file computes, as its user would."""
+def _outputs(format_name: str, body: bytes, blank: torch.nn.Module, inputs: torch.Tensor) -> np.ndarray:
+    """Return the logits that an exported file computes, as its user would; `blank` is the model, to be filled."""
     if format_name == "onnx":
         session = onnxruntime.InferenceSession(body, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
-    module = build_module(task.model).eval()
-    load_weights(module, body, where="export")
+    load_weights(blank.eval(), body, where="export")
     with torch.inference_mode():
-        outputs: np.ndarray = module(inputs).numpy()
+        outputs: np.ndarray = blank(inputs).numpy()
     return outputs
 
 

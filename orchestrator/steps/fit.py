@@ -102,4 +102,5 @@ def progress_note(context: RunContext, task: TrainingTask) -> str:
     if not all(map(context.store.exists, keys)):
         return ""
     progress = min((read_record(context.store, key, ProgressRecord) for key in keys), key=lambda it: it.epoch)
-    return f"epoch {progress.epoch} of {progress.epochs}, {progress.accuracy:.1%} on held-out rows"
+    members = f" (members: {', '.join(f'{accuracy:.1%}' for accuracy in progress.members)})" if progress.members else ""
+    return f"epoch {progress.epoch} of {progress.epochs}, {progress.accuracy:.1%} on held-out rows{members}"

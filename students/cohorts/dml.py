@@ -7,7 +7,7 @@ Every member learns of every other, all K(K-1) pairs at once, from the same forw
 
 from typing import TYPE_CHECKING, Literal
 
-from students.cohorts.method import Lesson, OnlineMethod
+from students.cohorts.method import Discussion, OnlineMethod
 from students.objectives.divergences import kl, log_probs
 from students.objectives.schedules import Temperature, at
 
@@ -21,10 +21,10 @@ class DMLCohort(OnlineMethod):
     method: Literal["dml"] = "dml"
     temperature: Temperature = 1.0
 
-    def rows(self, lesson: Lesson) -> "torch.Tensor":
+    def rows(self, discussion: Discussion) -> "torch.Tensor":
         """Return nats times T², `[N]`."""
-        temperature = at(self.temperature, lesson.progress)
-        log_p_KNC = log_probs(lesson.logits_KNC, temperature)
+        temperature = at(self.temperature, discussion.progress)
+        log_p_KNC = log_probs(discussion.logits_KNC, temperature)
         # Every pair; that of a member with itself is 0, and so is its gradient.
         of_pairs_KKN = kl(log_p_KNC.detach()[:, None], log_p_KNC[None])
         return temperature**2 * of_pairs_KKN.sum(dim=(0, 1)) / (len(log_p_KNC) - 1)

@@ -16,7 +16,7 @@ has no label where one is needed, z_t is the mean of the members' logits.
 
 from typing import TYPE_CHECKING, Literal
 
-from students.cohorts.method import Lesson, OnlineMethod
+from students.cohorts.method import Discussion, OnlineMethod
 from students.objectives.divergences import kl, log_probs
 from students.objectives.schedules import Temperature, at
 
@@ -54,23 +54,23 @@ class KDCLCohort(OnlineMethod):
         if state is not None:
             state.get_buffer("weights_K").copy_(inverse_weights(errors_KK))
 
-    def rows(self, lesson: Lesson) -> "torch.Tensor":
+    def rows(self, discussion: Discussion) -> "torch.Tensor":
         """Return nats times T², `[N]`."""
-        temperature = at(self.temperature, lesson.progress)
-        log_t_NC = log_probs(self.target(lesson), temperature)
-        return temperature**2 * kl(log_t_NC[None], log_probs(lesson.logits_KNC, temperature)).sum(dim=0)
+        temperature = at(self.temperature, discussion.progress)
+        log_t_NC = log_probs(self.target(discussion), temperature)
+        return temperature**2 * kl(log_t_NC[None], log_probs(discussion.logits_KNC, temperature)).sum(dim=0)
 
-    def target(self, lesson: Lesson) -> "torch.Tensor":
+    def target(self, discussion: Discussion) -> "torch.Tensor":
         """Return the logits that all members learn, `[N, C]`; without gradient."""
         from cluster.shards.schema import NO_LABEL
         from students.cohorts.simplex import best_mixture
 
-        logits_KNC = lesson.logits_KNC.detach()
-        if lesson.state is not None:
-            weights_K = lesson.state.get_buffer("weights_K").to(logits_KNC)
+        logits_KNC = discussion.logits_KNC.detach()
+        if discussion.state is not None:
+            weights_K = discussion.state.get_buffer("weights_K").to(logits_KNC)
             return (weights_K[:, None, None] * logits_KNC).sum(dim=0)
-        is_labelled_N1 = (lesson.labels_N != NO_LABEL)[:, None]
-        labels_N = lesson.labels_N.clamp(min=0)
+        is_labelled_N1 = (discussion.labels_N != NO_LABEL)[:, None]
+        labels_N = discussion.labels_N.clamp(min=0)
         match self.variant:
             case "naive":
                 found_NC = _least_wrong(logits_KNC, labels_N)

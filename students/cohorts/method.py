@@ -90,7 +90,7 @@ class CohortMethod(Config):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Discussion:
     """What a method may look at: what all members say of the rows of one worker."""
 
     logits_KNC: "torch.Tensor"
@@ -129,7 +129,7 @@ class OnlineMethod(CohortMethod):
         return None
 
     @abstractmethod
-    def rows(self, lesson: Lesson) -> "torch.Tensor":
+    def rows(self, discussion: Discussion) -> "torch.Tensor":
         """Return what each row adds to the loss, summed over the members, nats, `[N]`."""
 
     def learn_of(self, errors_KK: "torch.Tensor", state: "nn.Module | None") -> None:

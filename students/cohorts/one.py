@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from students.cohorts.method import Lesson, MemberConfig, Members, OnlineMethod
+from students.cohorts.method import Discussion, MemberConfig, Members, OnlineMethod
 from students.objectives.divergences import kl, log_probs
 from students.objectives.schedules import Temperature, at
 from students.objectives.term import ModulePath
@@ -59,19 +59,19 @@ class ONECohort(OnlineMethod):
         nn.init.zeros_(gate.bias)
         return gate
 
-    def rows(self, lesson: Lesson) -> "torch.Tensor":
+    def rows(self, discussion: Discussion) -> "torch.Tensor":
         """Return nats, those of the KL times T², `[N]`."""
         import torch.nn.functional as F
 
         from cluster.shards.schema import NO_LABEL
 
-        assert lesson.state is not None  # noqa: S101 - `build` returns one
-        shares_KN1 = lesson.state(lesson.shared_NF).softmax(dim=-1).T[:, :, None]
-        gated_NC = (shares_KN1 * lesson.logits_KNC).sum(dim=0)
-        temperature = at(self.temperature, lesson.progress)
+        assert discussion.state is not None  # noqa: S101 - `build` returns one
+        shares_KN1 = discussion.state(discussion.shared_NF).softmax(dim=-1).T[:, :, None]
+        gated_NC = (shares_KN1 * discussion.logits_KNC).sum(dim=0)
+        temperature = at(self.temperature, discussion.progress)
         log_e_NC = log_probs(gated_NC.detach(), temperature)
-        taught_N = kl(log_e_NC[None], log_probs(lesson.logits_KNC, temperature)).sum(dim=0)
-        own_N = F.cross_entropy(gated_NC, lesson.labels_N, reduction="none", ignore_index=NO_LABEL)
+        taught_N = kl(log_e_NC[None], log_probs(discussion.logits_KNC, temperature)).sum(dim=0)
+        own_N = F.cross_entropy(gated_NC, discussion.labels_N, reduction="none", ignore_index=NO_LABEL)
         # Divided as the objective divides a term over the labelled rows.
-        loss_N: torch.Tensor = own_N / max(lesson.labelled_share, 1e-12) + temperature**2 * taught_N
+        loss_N: torch.Tensor = own_N / max(discussion.labelled_share, 1e-12) + temperature**2 * taught_N
         return loss_N

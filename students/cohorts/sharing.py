@@ -106,12 +106,18 @@ class _Call:
     """What a module was given and has returned."""
 
     given: tuple[object, ...]
+    versions: tuple[int, ...]
     output: Any
     version: int
 
+    def answers(self, given: tuple[object, ...]) -> bool:
+        """Return whether these are the same numbers in the same memory, which no one has changed since."""
+        is_same = len(given) == len(self.given) and all(map(_is_same, self.given, given))
+        return is_same and tuple(map(_version, given)) == self.versions
+
 
 class _Memo:
-    """In the place of a module's `forward`: looks up the very tensors that it was given before."""
+    """In the place of a module's `forward`: looks up what it was given before."""
 
     def __init__(self, path: str, forward: Callable[..., Any]) -> None:
         self.path, self._forward = path, forward
@@ -124,15 +130,23 @@ class _Memo:
             return self._forward(*inputs, **named)
         given = (*inputs, *named, *named.values())
         for call in self.calls:
-            if len(call.given) == len(given) and all(old is new for old, new in zip(call.given, given, strict=True)):
+            if call.answers(given):
                 if _version(call.output) != call.version:
                     raise NotSharedError(self.path, "has an output that a member changes in place")
                 return call.output
         output = self._forward(*inputs, **named)
-        self.calls.append(_Call(given, output, _version(output)))
+        self.calls.append(_Call(given, tuple(map(_version, given)), output, _version(output)))
         return output
 
 
-def _version(output: object) -> int:
+def _is_same(old: object, new: object) -> bool:
+    if old is new or not (isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)):
+        return old is new
+    # Each member has its own view of what it flattens. A graph that is drawn has no memory to compare: it may hold a
+    # shared module twice.
+    return not torch.compiler.is_exporting() and old.dtype == new.dtype and old.is_set_to(new)
+
+
+def _version(value: object) -> int:
     """Return how often a tensor was changed in place; torch keeps no count of those of inference mode."""
-    return output._version if isinstance(output, torch.Tensor) and not output.is_inference() else 0
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
