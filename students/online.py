@@ -4,6 +4,7 @@ Legend: K members, N rows, C classes.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -87,8 +88,9 @@ class CohortLearner(nn.Module):
     ) -> None:
         """`students` by name; each has its own objective. `state` is what the method learns."""
         super().__init__()
-        self._method, self._names, self._sharing, self._state = method, tuple(students), sharing, state
-        self._labelled_share, self._is_half = labelled_share, is_half
+        self._method, self._names, self._sharing, self._is_half = method, tuple(students), sharing, is_half
+        self._discussion = partial(Discussion, labelled_share=labelled_share, state=state)
+        self._learn_of = partial(method.learn_of, state=state)
         self._pupils = tuple(zip(students.values(), objectives, strict=True))
         self.students = nn.ModuleList(students.values())
         # As of one student: what objectives learn, and the method, is saved beside the students.
@@ -110,14 +112,7 @@ class CohortLearner(nn.Module):
                 logits.append(own_NC)
                 losses.append(loss)
             features_NF = self._sharing.features_NF()
-        discussion = Discussion(
-            logits_KNC=torch.stack(logits),
-            labels_N=batch.labels_N,
-            labelled_share=self._labelled_share,
-            progress=progress,
-            features_NF=features_NF,
-            state=self._state,
-        )
+        discussion = self._discussion(torch.stack(logits), batch.labels_N, progress=progress, features_NF=features_NF)
         taught = self._method.rows(discussion).sum() / global_rows
         return torch.stack(losses).sum() + at(self._method.weight, progress) * taught
 
@@ -139,7 +134,7 @@ class CohortLearner(nn.Module):
         means = held_out.means(judged, size=2 * (count + 1) + count**2)
         accuracies, nlls, errors = means.split([count + 1, count + 1, count**2])
         check(float(nlls.sum()))
-        self._method.learn_of(errors.reshape(count, count), self._state)
+        self._learn_of(errors.reshape(count, count))
         members = tuple(
             MemberPoint(accuracy=accuracy, nll=round(nll, 9))
             for accuracy, nll in zip(accuracies.tolist(), nlls.tolist(), strict=True)

@@ -132,3 +132,23 @@ def forget_training(spec: JobSpec) -> None:
     for task in job.students:
         shutil.rmtree(Path(spec.store, task.prefix))
     Path(spec.store, job.evaluation_key).unlink()
+
+
+def test_a_cohort_without_teachers_learns_on_two_workers_and_is_exported_as_one(
+    finished: tuple[JobSpec, RunResult], tmp_path: Path
+) -> None:
+    cohort = {"method": "kdcl", "variant": "general", "members": 3, "export": "fused"}
+    spec = changed(
+        finished[0],
+        store=str(tmp_path / "store"),
+        teachers=[],
+        objective=[{"term": "cross_entropy"}],
+        cohort=cohort,
+    )
+    result = run(spec)
+    assert result.report.teacher_rows_computed == 0
+    assert [member.name for member in result.report.cohorts[0].members] == ["student", "peer-1", "peer-2"]
+    (student,) = [model for model in result.report.models if model.role == "student"]
+    assert student.parameters == 3 * (64 + 1) * 10
+    assert student.accuracy > 0.75
+    assert set(outcomes(run(spec)).values()) == {"reused"}

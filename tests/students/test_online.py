@@ -31,6 +31,8 @@ from students.group import Alone, fold_seed
 from students.loop import TrainingDivergedError, train
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
+from students.objectives.objective import Objective
+from students.online import learner_of
 from students.task import Execution, Peer, TrainedRecord, TrainingTask
 from students.trained import build_trained
 from tests.fixtures.crashing_store import Killed
@@ -164,8 +166,6 @@ def test_resuming_from_any_checkpoint_ends_bit_for_bit_like_a_cohort_that_was_ne
     root: Path, tmp_path: Path, method: OnlineMethod
 ) -> None:
     training = training_in(root, method.model_copy(update={"export": "fused"}), "Dropped", batch_size=8)
-    if isinstance(method, ONECohort):
-        training = training.model_copy(update={"cohort": method.model_copy(update={"export": "fused"})})
     whole = run(Path(shutil.copytree(root, tmp_path / "whole")), training)
 
     for fatal in (0, 3):
@@ -357,6 +357,27 @@ def test_a_cohort_learns_in_bfloat16(root: Path, method: OnlineMethod) -> None:
 
     assert record.points[-1].accuracy > 0.7
     assert record.points[-1].loss < record.points[0].loss
+
+
+@pytest.mark.parametrize("method", [METHODS["general"], METHODS["one"]], ids=["general", "one"])
+def test_what_a_method_learns_is_saved_once_beside_the_objectives(root: Path, method: OnlineMethod) -> None:
+    training = training_in(root, method)
+    modules = [build_module(training.model) for _ in range(3)]
+
+    learner = learner_of(
+        training,
+        modules,
+        lambda student, seed: Objective(training.objective, labelled_share=1.0),
+        sample=torch.from_numpy(HELD_OUT["x"])[:2],
+        labelled_share=1.0,
+        is_compiled=False,
+    )
+
+    named = {name for name, _ in [*learner.named_parameters(), *learner.named_buffers()]}
+    assert {name for name in named if not name.startswith("students.")} == {
+        f"objective.{name}" for name in learner.objective.state_dict()
+    }
+    assert len(learner.objective.state_dict()) == (1 if method is METHODS["general"] else 2)
 
 
 def test_members_that_diverge_are_refused(root: Path) -> None:
