@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cluster.shards.records import read_record
@@ -56,7 +55,6 @@ def test_members_on_workers_of_their_own_end_as_members_that_take_turns_in_one_p
             store.delete(stat.key)
     train(store, cohort, Execution(), Alone())
     assert digests(spec) == found
-    assert set(outcomes(run(spec)).values()) <= {"reused", "computed"}
 
 
 def test_members_without_room_for_each_take_turns_and_a_repeated_run_computes_nothing(spec: JobSpec) -> None:
@@ -79,4 +77,3 @@ def assert_reported(spec: JobSpec, result: RunResult) -> None:
     assert [len(record.points) for record in records] == [4, 4]
     assert not [stat for member in members_of(cohort) for stat in store.list(f"{member.prefix}/rounds/")]
     assert result.report.summary.student_accuracy > 0.7
-    assert np.isfinite(result.report.summary.student_accuracy)

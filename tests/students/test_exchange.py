@@ -1,6 +1,7 @@
 """Members that train on workers of their own: against numpy, side by side or in turns, killed, and waiting in vain."""
 
 import contextlib
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, ObjectStore
 from students.exchange import PeerLateError
 from students.group import Alone
-from students.loop import train
+from students.loop import train, turns
 from students.members import members_of, peers_of
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.rounds import publish_round, read_round, rounds_there
@@ -163,6 +164,35 @@ def test_a_cohort_killed_at_any_operation_of_the_store_ends_the_same_and_cleans_
 
         assert digests(store, cohort) == digests(DirectoryStore(whole), cohort)
         assert [files_of(store, one) for one in everyone] == left
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_is_killed_while_others_go_on_and_however_often_all_end_the_same(root: Path, seed: int) -> None:
+    cohort = cohort_of(training_in(root, "Dropped", epochs=3), "Normed", "Linear", exchange_every=3, unit="steps")
+    whole, store, draw = DirectoryStore(copied(root, "whole")), DirectoryStore(root), random.Random(seed)
+    in_turns(whole, cohort)
+    members, kills_left = dict(enumerate(members_of(cohort))), 12
+
+    def started(number: int) -> Iterator[object]:
+        fatal = draw.randrange(2, 50) if kills_left > 0 else None
+        crashing = CrashingStore(store, fatal=fatal, after_it=draw.random() < 0.5)
+        return turns(crashing, members[number], draw.choice([ALWAYS, Execution()]), Alone())
+
+    running = {number: started(number) for number in members}
+    while running:
+        number = draw.choice(sorted(running))
+        try:
+            next(running[number])
+        except Killed:
+            kills_left -= 1
+            running[number] = started(number)
+        except StopIteration:
+            del running[number]
+
+    assert kills_left < 10
+    assert digests(store, cohort) == digests(whole, cohort)
+    for one in (cohort, *members.values()):
+        assert files_of(store, one) == files_of(whole, one)
 
 
 def test_a_finished_cohort_leaves_the_records_and_weights_of_its_members_and_the_record_of_the_best(
