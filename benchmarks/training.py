@@ -35,10 +35,10 @@ from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
 from students.batches import TrainingData
 from students.fusion import fuse
-from students.loop import build_optimizer
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch, Objective
+from students.optimizer import build_optimizer
 from students.spec import OrderConfig
 from students.task import Execution, Target, Targets, TrainingTask
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from students.cohorts.catalogue import CohortConfig
+from students.cohorts.codistillation import CodistillationCohort
 from students.cohorts.method import OnlineMethod
 from students.objectives.catalogue import TermConfig
 from students.spec import TrainConfig
@@ -23,6 +24,11 @@ def unteachable(
         yield (
             f"objective: the term `{tapping[0]}` reads modules of the student, and member {others[0]} of the cohort is "
             "another model; expected members like the student, or terms that read outputs alone"
+        )
+    if isinstance(cohort, CodistillationCohort) and not cohort.is_heard(epochs=train.epochs):
+        yield (
+            f"cohort: members first learn from each other after {cohort.burn_in} round(s) of {cohort.exchange_every} "
+            f"epoch(s), and train.epochs is {train.epochs}; expected more epochs, or shorter rounds"
         )
     if isinstance(cohort, OnlineMethod) and cohort.shared_modules and train.compile:
         yield (

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cluster.errors import EnvironmentFailure
 from cluster.session import Capacity
@@ -45,23 +46,39 @@ class Placement:
     waves: tuple[tuple[TeacherConfig, ...], ...]
     pipelined: bool
     because: str
+    members: Literal["side by side", "in turns"] | None = None
+    """How students that exchange weights share the cluster; None where there are none that are left."""
+    members_because: str = ""
 
 
 def place(
-    teachers: Sequence[TeacherConfig], train: TrainConfig | None, capacity: Capacity, *, fused_first: bool = False
+    teachers: Sequence[TeacherConfig],
+    train: TrainConfig | None,
+    capacity: Capacity,
+    *,
+    fused_first: bool = False,
+    num_groups: int = 1,
 ) -> Placement:
     """Decide how teachers that still have to label, and the training that follows (None if it is done), share the
     cluster.
 
-    `fused_first` says that training reads labels which are fused when all teachers have labelled.
+    `fused_first` says that training reads labels which are fused when all teachers have labelled; `num_groups` is the
+    number of students that train on workers of their own at the same time, if there is room.
 
     Raises:
         DoesNotFitError: one of them alone is larger than the cluster.
     """
     check_room(teachers, train, capacity)
     waves = _pack(teachers, capacity)
-    pipelined, because = _pipeline(waves, train, capacity, fused_first=fused_first)
-    return Placement(waves, pipelined, because)
+    if train is None or num_groups == 1:
+        return Placement(waves, *_pipeline(waves, train, capacity, fused_first=fused_first))
+    demand = demand_of_training(train, num_groups)
+    is_room = demand.fits(capacity)
+    pipelined, because = _pipeline(
+        waves, train, capacity, fused_first=fused_first, num_groups=num_groups if is_room else 1
+    )
+    members_because = f"together they need {_shown(demand)}, the cluster has {_shown(capacity)}"
+    return Placement(waves, pipelined, because, "side by side" if is_room else "in turns", members_because)
 
 
 def check_room(teachers: Sequence[TeacherConfig], train: TrainConfig | None, capacity: Capacity) -> None:
@@ -78,9 +95,10 @@ def demand_of_teacher(teacher: TeacherConfig) -> Demand:
     return _times(count, teacher)
 
 
-def demand_of_training(train: TrainConfig) -> Demand:
-    """Return what all workers reserve."""
-    return Demand(train.workers * train.cpus_per_worker, train.workers * train.gpus_per_worker)
+def demand_of_training(train: TrainConfig, num_groups: int = 1) -> Demand:
+    """Return what all workers of so many groups reserve."""
+    num_workers = num_groups * train.workers
+    return Demand(num_workers * train.cpus_per_worker, num_workers * train.gpus_per_worker)
 
 
 def _times(count: int, teacher: TeacherConfig) -> Demand:
@@ -88,7 +106,12 @@ def _times(count: int, teacher: TeacherConfig) -> Demand:
 
 
 def _pipeline(
-    waves: tuple[tuple[TeacherConfig, ...], ...], train: TrainConfig | None, capacity: Capacity, *, fused_first: bool
+    waves: tuple[tuple[TeacherConfig, ...], ...],
+    train: TrainConfig | None,
+    capacity: Capacity,
+    *,
+    fused_first: bool,
+    num_groups: int = 1,
 ) -> tuple[bool, str]:
     if train is None:
         return False, "the student is trained already"
@@ -100,7 +123,7 @@ def _pipeline(
         return False, "fusion.when is write: labels are fused before training reads them"
     # At their largest: teachers that grow would take the cores that the workers count on.
     at_most = (_times(teacher.max_replicas, teacher) for wave in waves for teacher in wave)
-    together = sum(at_most, demand_of_training(train))
+    together = sum(at_most, demand_of_training(train, num_groups))
     if together.fits(capacity):
         return True, f"teachers and workers together need {_shown(together)} of {_shown(capacity)}"
     return False, f"teachers and workers together need {_shown(together)}, the cluster has {_shown(capacity)}"

@@ -20,6 +20,7 @@ from orchestrator.resolve import Job, resolve
 from orchestrator.spec import JobSpec
 from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord
+from students.members import groups_of
 from students.task import TrainingTask
 
 StepKind = Literal["ingest", "fit", "label", "calibrate", "combine", "fuse", "train", "baseline", "evaluate", "export"]
@@ -51,6 +52,9 @@ class Plan(Config):
     fused: FusedWhen | None
     """When the teachers become one target; None where there are none."""
     fused_because: str
+    members: Literal["side by side", "in turns"] | None = None
+    """How students that exchange weights share the cluster; None where there are none, or nobody knows yet."""
+    members_because: str = ""
 
 
 def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
@@ -77,6 +81,8 @@ def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
         pipelined_because=placement.because if placement else "decided when the cluster at cluster.address answers",
         fused=fused,
         fused_because=fused_because,
+        members=placement.members if placement else None,
+        members_because=placement.members_because if placement else "",
     )
 
 
@@ -250,7 +256,8 @@ class Inspection:
         job = self._job
         teachers = [teacher.config for teacher in job.teachers if _is_left(self.label(teacher))]
         train = job.spec.train if _is_left(self.trainings()[0]) else None
-        return place(teachers, train, capacity, fused_first=job.fused is not None)
+        num_groups = len(groups_of(job.students))
+        return place(teachers, train, capacity, fused_first=job.fused is not None, num_groups=num_groups)
 
     def missing(self, record: LabelSetRecord) -> list[int]:
         """Return the shards of a label set that are not committed; the data set has to exist."""

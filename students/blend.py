@@ -50,6 +50,26 @@ def for_unseen_rows(weighting: Weighting) -> Weighting:
     return StaticWeighting() if weighting.reads & {"labels", "student"} else weighting
 
 
+def step_blend(
+    targets: Targets | None,
+    *,
+    num_classes: int,
+    num_inputs: int,
+    labelled_share: float,
+    sum_over_workers: Callable[[torch.Tensor], torch.Tensor],
+) -> "StepBlend | None":
+    """Return what fuses the teachers at every step, if they cannot be fused before."""
+    if targets is None or not targets.weighting.changes_with_training:
+        return None
+    return StepBlend(
+        targets,
+        num_classes=num_classes,
+        num_inputs=num_inputs,
+        labelled_share=labelled_share,
+        sum_over_workers=sum_over_workers,
+    )
+
+
 class StepBlend(nn.Module):
     """Fuses a batch with shares that change with training, and has the weighting learn if it does."""
 

@@ -23,8 +23,8 @@ class Group(Protocol):
         `alike` names the buffers that every worker computes by itself, and the same.
         """
 
-    def without_exchange(self) -> AbstractContextManager[None]:
-        """Return a context in which backward passes of the wrapped module keep their gradients local."""
+    def without_exchange(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which backward passes of what `wrap` returned keep their gradients local."""
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every worker the buffers of rank 0, such as the running means of a BatchNorm."""
@@ -51,7 +51,7 @@ class Alone:
         """Return the module itself."""
         return module
 
-    def without_exchange(self) -> AbstractContextManager[None]:
+    def without_exchange(self, wrapped: nn.Module) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()
 
@@ -84,12 +84,12 @@ class Together:
         # The one way there is to leave some out; what a term remembers may be large.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(alike))
         device_ids = [self.device] if self.device.type == "cuda" else None
-        self._wrapped = DistributedDataParallel(module, device_ids=device_ids)
-        return self._wrapped
+        return DistributedDataParallel(module, device_ids=device_ids)
 
-    def without_exchange(self) -> AbstractContextManager[None]:
+    def without_exchange(self, wrapped: nn.Module) -> AbstractContextManager[None]:
         """Return DDP's own context."""
-        return self._wrapped.no_sync()
+        assert isinstance(wrapped, DistributedDataParallel), "it was wrapped here"  # noqa: S101
+        return wrapped.no_sync()
 
     def share_buffers(self, module: nn.Module) -> None:
         """Broadcast them; DDP does so only when the next forward pass begins."""

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from cluster.tapping import Tapped
+from students.cohorts.codistillation import CodistillationCohort
 from students.held_out import HeldOut
 from students.objectives.objective import Batch, Objective
+from students.objectives.schedules import at
 from students.task import EpochPoint, MemberRecord
 
 
@@ -28,10 +30,15 @@ class Learnt:
 class Learner(nn.Module):
     """From a batch to its loss."""
 
-    def __init__(self, student: Tapped, objective: Objective, *, is_half: bool) -> None:
-        """`is_half`: run the student in bfloat16 by torch's autocast; the loss is computed in float32."""
+    def __init__(
+        self, student: Tapped, objective: Objective, method: CodistillationCohort | None = None, *, is_half: bool
+    ) -> None:
+        """`is_half`: run the student in bfloat16 by torch's autocast; the loss is computed in float32.
+
+        `method` says what a member of a cohort learns from peers that train on workers of their own.
+        """
         super().__init__()
-        self.student, self.objective, self._is_half = student, objective, is_half
+        self.student, self.objective, self._method, self._is_half = student, objective, method, is_half
 
     @property
     def module(self) -> nn.Module:
@@ -51,10 +58,13 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, *, global_rows: int, progress: float) -> torch.Tensor:
         """Return this worker's contribution to the loss of a global batch; a scalar."""
-        _, loss = outcome(
+        logits_NC, loss = outcome(
             self.student, self.objective, batch, global_rows=global_rows, progress=progress, is_half=self._is_half
         )
-        return loss
+        if self._method is None or not batch.peer_logits:
+            return loss
+        rows_N = self._method.rows(logits_NC, batch.peer_logits, progress=progress)
+        return loss + at(self._method.weight, progress) * rows_N.sum() / global_rows
 
     def point(self, held_out: HeldOut, *, epoch: int, loss: float, check: Callable[[float], None]) -> EpochPoint:
         """Return how an epoch went; `check` refuses an NLL that is no number."""

@@ -62,11 +62,20 @@ class LiveTeachers:
         return shapes
 
 
-def _loaded(store: ObjectStore, teacher: LiveTeacher) -> nn.Module:
-    weights = _weights(store, teacher)
-    module = build_module(teacher.model)
+def load_stored(store: ObjectStore, module: nn.Module, weights: StoredWeights, *, name: str) -> None:
+    """Copy weights that lie in the store into a module; `name` is what errors call it.
+
+    Raises:
+        ShardCorruptError: their bytes are not those that were written.
+        WeightsError: they are of another module.
+    """
     body = fetch_verified(store, weights.key, digest=weights.digest, num_bytes=weights.num_bytes)
-    load_weights(module, bytes(body), where=f"teacher {teacher.name} ({weights.key})")
+    load_weights(module, bytes(body), where=f"{name} ({weights.key})")
+
+
+def _loaded(store: ObjectStore, teacher: LiveTeacher) -> nn.Module:
+    module = build_module(teacher.model)
+    load_stored(store, module, _weights(store, teacher), name=f"teacher {teacher.name}")
     return in_fast_layout(module).requires_grad_(False)
 
 

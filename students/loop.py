@@ -6,34 +6,38 @@ are pure functions of the step, so a training that was killed anywhere ends with
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from cluster.errors import TrainingError
 from cluster.identity import digest_of
 from cluster.memory import keep_freed_memory
 from cluster.models import ModelConfig
 from cluster.modules import build_module, check_shapes, in_fast_layout, num_parameters, save_weights
-from cluster.optimizers import OptimizerConfig, learning_rate
+from cluster.optimizers import learning_rate
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.protocol import ObjectStore
 from cluster.tapping import Tapped, blank_rows, shapes_of_taps
 from students.batches import TrainingData
-from students.blend import StepBlend
+from students.blend import step_blend
 from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
+from students.cohorts.codistillation import CodistillationCohort
+from students.divergence import TrainingDivergedError
+from students.exchange import Awaited, Exchange
 from students.exits import packed_exits
 from students.group import Group, chunks, fold_seed, seed_torch
 from students.held_out import HeldOut
 from students.live import LiveTeachers
+from students.members import close_cohort, members_of
 from students.objectives.average import average_for, buffers_alike
 from students.objectives.objective import Batch, Objective
 from students.online import beginnings, learner_of
+from students.optimizer import build_optimizer
 from students.task import EpochPoint, Execution, ProgressRecord, TrainedRecord, TrainingTask
+from students.turns import take_turns
 
 _STEPS_BETWEEN_CHECKS = 10
 """Steps after which the workers agree on whether a checkpoint is due."""
@@ -41,33 +45,34 @@ _STEPS_BETWEEN_CHECKS = 10
 _REPORT_EVERY_S = 1.0
 
 
-class TrainingDivergedError(TrainingError):
-    """The loss is no longer a number."""
-
-    def __init__(self, name: str, epoch: int, loss: float) -> None:
-        super().__init__(name, epoch, loss)
-        self.name, self.epoch, self.loss = name, epoch, loss
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: the loss is {self.loss} in epoch {self.epoch}, expected a finite number. Lower "
-            "optimizer.lr, or set optimizer.clip_norm or optimizer.warmup."
-        )
-
-
 def train(store: ObjectStore, task: TrainingTask, execution: Execution, group: Group) -> TrainedRecord:
     """Carry out a training from wherever it stands, and return its record; rank 0 writes.
+
+    Members of a cohort that exchange weights take turns in this group.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
         LabelsLateError: labels stopped arriving.
         ForeignCheckpointError: the checkpoint is of another training.
+        PeerLateError: another member of the cohort has stopped.
     """
-    if group.from_first(int(store.exists(task.record_key))):
-        if group.rank == 0:
-            clear_checkpoints(store, task)  # of an attempt that was killed after it had published
-        return read_record(store, task.record_key, TrainedRecord)
-    return _Training(store, task, execution, group).run()
+    if isinstance(task.cohort, CodistillationCohort):
+        take_turns([turns(store, member, execution, group) for member in members_of(task)])
+        group.from_first(0)  # nobody looks for the record of the cohort before it is there
+    else:
+        for awaited in turns(store, task, execution, group):
+            awaited.wait(store, timeout_s=execution.labels_timeout_s)
+    return read_record(store, task.record_key, TrainedRecord)
+
+
+def turns(store: ObjectStore, task: TrainingTask, execution: Execution, group: Group) -> Generator[Awaited]:
+    """Carry out a training as `train` does, and yield whatever of its peers is not there when it is needed."""
+    if not group.from_first(int(store.exists(task.record_key))):
+        yield from _Training(store, task, execution, group).turns()
+    elif group.rank == 0:
+        clear_checkpoints(store, task)  # of an attempt that was killed after it had published
+    if group.rank == 0:
+        close_cohort(store, task)
 
 
 class _Training:
@@ -95,23 +100,11 @@ class _Training:
         self._optimizer = build_optimizer(task.optimizer, self._learner)
         self._steps_per_epoch = self._data.order(0).num_steps
         self._num_steps = self._steps_per_epoch * task.epochs
+        self._exchange = Exchange(store, task, group, steps_per_epoch=self._steps_per_epoch)
         self._step, self._points, self._loss_sum = 0, tuple[EpochPoint, ...](), 0.0
         self._loss_here = torch.zeros((), dtype=torch.float64)
-        self._rows = 0
+        self._rows, self._saved_step = 0, 0
         self._waited_s, self._reported_s, self._saved_at_s = 0.0, 0.0, time.monotonic()
-
-    def _blend(self) -> StepBlend | None:
-        """Return what fuses the teachers at every step, if they cannot be fused before."""
-        targets = self._task.targets
-        if targets is None or not targets.weighting.changes_with_training:
-            return None
-        return StepBlend(
-            targets,
-            num_classes=self._data.num_classes,
-            num_inputs=self._held_out.sample()[0].numel(),
-            labelled_share=self._data.labelled_share,
-            sum_over_workers=self._group.sum,
-        )
 
     def _built(self, model: ModelConfig, seed: int) -> nn.Module:
         """Build a student, and check that it fits the data."""
@@ -136,26 +129,33 @@ class _Training:
             labelled_share=self._data.labelled_share,
             shapes=shapes,
             heads=self._live.heads,
-            blend=self._blend(),
+            blend=step_blend(
+                self._task.targets,
+                num_classes=self._data.num_classes,
+                num_inputs=self._held_out.sample()[0].numel(),
+                labelled_share=self._data.labelled_share,
+                sum_over_workers=self._group.sum,
+            ),
             average=average_for(self._task.objective, tapped, is_half=self._task.precision == "bfloat16"),
             gather=self._group.gather_rows,
             world_size=self._group.world_size,
         )
 
-    def run(self) -> TrainedRecord:
+    def turns(self) -> Generator[Awaited]:
         """Resume, train every epoch that is left, and publish."""
         started_s = time.monotonic()
         self._restore()
         with closing(self._data.batches(first_step=self._step, device=self._group.device)) as batches:
             while self._step < self._num_steps:
-                self._train_epoch(batches)
+                yield from self._train_epoch(batches)
                 self._close_epoch()
-        return self._publish(seconds=time.monotonic() - started_s)
+        self._publish(seconds=time.monotonic() - started_s)
 
-    def _train_epoch(self, batches: Iterator[Batch]) -> None:
+    def _train_epoch(self, batches: Iterator[Batch]) -> Generator[Awaited]:
         order = self._data.order(self._step // self._steps_per_epoch)
         self._learner.train()
         for step_in_epoch in range(self._step % self._steps_per_epoch, order.num_steps):
+            yield from self._enter_round()
             asked_s = time.monotonic()
             batch = next(batches)
             self._waited_s += time.monotonic() - asked_s
@@ -166,6 +166,16 @@ class _Training:
             if self._step % _STEPS_BETWEEN_CHECKS == 0 and step_in_epoch + 1 < order.num_steps:
                 self._checkpoint_if_due()
 
+    def _enter_round(self) -> Generator[Awaited]:
+        """Leave for the peers what a round has ended with, and take in what they have left."""
+        if not self._exchange.is_due(self._step):
+            return
+        if self._exchange.publishes(self._step):
+            self._group.share_buffers(self._module)
+            self._save()  # first: who has published a round never asks for an earlier one again
+            self._exchange.publish(self._step, self._module)
+        yield from self._exchange.listen(self._step)
+
     def _update(self, batch: Batch, *, global_rows: int) -> None:
         """Take one optimizer step on a global batch."""
         seed_torch(fold_seed(self._task.seed, self._step, self._group.rank), self._group.device)
@@ -173,7 +183,7 @@ class _Training:
             group["lr"] = learning_rate(self._task.optimizer, step=self._step, num_steps=self._num_steps)
         parts = list(chunks(len(batch), self._execution.accumulate))
         for part in parts[:-1]:
-            with self._group.without_exchange():
+            with self._group.without_exchange(self._wrapped):
                 self._backward(batch.part(part), global_rows)
         self._backward(batch.part(parts[-1]), global_rows)
         if self._task.optimizer.clip_norm is not None:
@@ -182,7 +192,7 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, batch: Batch, global_rows: int) -> None:
-        batch = self._live.watched(batch)
+        batch = self._exchange.heard(self._live.watched(batch))
         loss = self._wrapped(batch, global_rows=global_rows, progress=self._step / self._num_steps)
         # DDP averages gradients over the workers; their sum is the gradient of the global batch.
         (loss * self._group.world_size).backward()
@@ -229,7 +239,12 @@ class _Training:
     def _checkpoint_if_due(self) -> None:
         """Save if rank 0's clock says so; all workers take part, because the loss is spread over them."""
         is_due = time.monotonic() - self._saved_at_s >= self._execution.checkpoint_every_s
-        if not self._group.from_first(int(is_due)):
+        if self._group.from_first(int(is_due)):
+            self._save()
+
+    def _save(self) -> None:
+        """Save the state, unless it is what was saved last."""
+        if self._step == self._saved_step:
             return
         self._gather_loss()
         if self._group.rank == 0:
@@ -241,7 +256,7 @@ class _Training:
             save_checkpoint(
                 self._store, self._task, state, step=self._step, points=self._points, loss_sum=self._loss_sum
             )
-        self._saved_at_s = time.monotonic()
+        self._saved_step, self._saved_at_s = self._step, time.monotonic()
 
     def _restore(self) -> None:
         step = self._group.from_first(latest_step(self._store, self._task))
@@ -252,8 +267,9 @@ class _Training:
         self._learner.objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self._points, self._loss_sum = record.step, record.points, record.loss_sum
+        self._saved_step = record.step
 
-    def _publish(self, *, seconds: float) -> TrainedRecord:
+    def _publish(self, *, seconds: float) -> None:
         learnt = self._learner.learnt(self._points)
         body = save_weights(learnt.module)
         digest = digest_of(body)
@@ -276,20 +292,6 @@ class _Training:
             self._store.put(record.weights_key, body)
             for found, weights in exits:
                 self._store.put(found.weights.key, weights)
-            record = publish_record(self._store, self._task.record_key, record)
+            publish_record(self._store, self._task.record_key, record)
             clear_checkpoints(self._store, self._task)
         self._group.from_first(0)  # nobody leaves before the record is there
-        return record
-
-
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of all parameters that have a gradient; its learning rate is set anew at every step."""
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    match config.name:
-        case "adamw":
-            return torch.optim.AdamW(parameters, **options)
-        case "adam":
-            return torch.optim.Adam(parameters, **options)
-        case "sgd":
-            return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, **options)

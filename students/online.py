@@ -56,7 +56,8 @@ def learner_of(
     for student in students if is_compiled else ():
         student.compile()
     if method is None:
-        return Learner(students[0], objectives[0], is_half=is_half)
+        taught_by_peers = task.membership.method if task.membership else None
+        return Learner(students[0], objectives[0], taught_by_peers, is_half=is_half)
     num_features = sharing.check(modules, sample)
     state = method.build(num_members=len(modules), num_features=num_features)
     names = (FIRST, *(peer.name for peer in task.peers))

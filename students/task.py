@@ -16,6 +16,7 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
 from cluster.weights import StoredWeights
 from students.cohorts.catalogue import CohortConfig
+from students.cohorts.codistillation import CodistillationCohort
 from students.objectives.catalogue import TermConfig
 from students.objectives.term import TeacherTap
 from students.spec import Combine, OrderConfig
@@ -69,7 +70,7 @@ class Peer(Config):
 class TrainingTask(Config):
     """Everything that determines a training, and where its results go."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,79}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,119}$")]
     folder: Literal["teachers", "students"]
     model: ModelConfig
     model_source: str
@@ -93,11 +94,16 @@ class TrainingTask(Config):
     seed: int
     order: OrderConfig
     precision: Literal["float32", "bfloat16"] = "float32"
+    membership: "Membership | None" = Field(default=None, exclude_if=lambda membership: membership is None)
+    """The cohort to which it belongs, if members train on workers of their own."""
 
     @property
     def identity(self) -> str:
         """Identity of the trained weights; where they go and what they are called is not part of it."""
-        return identity_of("training", RECIPE, self.model_dump(mode="json", exclude={"name", "folder"}))
+        facts = self.model_dump(mode="json", exclude={"name", "folder", "membership"})
+        if self.membership is not None:
+            facts["membership"] = [self.membership.cohort.identity, self.membership.number]
+        return identity_of("training", RECIPE, facts)
 
     def modules_of(self, teacher: str) -> tuple[str, ...]:
         """Return the modules of one teacher whose outputs terms read."""
@@ -128,6 +134,21 @@ class TrainingTask(Config):
     def progress_key(self) -> str:
         """Key of the record that tells how far it is."""
         return f"{self.prefix}/progress.json"
+
+
+class Membership(Config):
+    """A place in a cohort whose members train on workers of their own."""
+
+    cohort: TrainingTask
+    """The training that stands for all of them."""
+    number: Annotated[int, Field(ge=0)]
+    """0 is the student."""
+
+    @property
+    def method(self) -> CodistillationCohort:
+        """How they exchange weights."""
+        assert isinstance(self.cohort.cohort, CodistillationCohort), "others learn in one group"  # noqa: S101
+        return self.cohort.cohort
 
 
 class Execution(Config):

@@ -1,8 +1,10 @@
 """The student on the workers of Ray Train: several trainings one after the other in one start, which costs seconds."""
 
 import tempfile
+import threading
 import uuid
 from collections.abc import Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import ray
@@ -14,8 +16,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from cluster.errors import CoffeyError, TrainingError
 from cluster.failures import own_error, reason_of
 from cluster.storage.open import open_store
+from students.divergence import TrainingDivergedError
 from students.group import Together
-from students.loop import TrainingDivergedError, train
+from students.loop import train
 from students.refusal import Refusal
 from students.spec import TrainConfig
 from students.task import Execution, TrainingTask
@@ -33,6 +36,31 @@ class WorkersLostError(TrainingError):
             f"training ended early: {self.reason}. What was trained is kept in the last checkpoint; "
             "run the same command again to go on from it."
         )
+
+
+def train_side_by_side(
+    store_uri: str, groups: Sequence[Sequence[TrainingTask]], execution: Execution, config: TrainConfig
+) -> None:
+    """Carry out the trainings of each group in order, every group on workers of its own, all at the same time.
+
+    Raises as `train_together` does, as soon as one group fails; the others then last as long as this process.
+    """
+    ended = SimpleQueue[BaseException | None]()
+
+    def carry_out(tasks: Sequence[TrainingTask]) -> None:
+        try:
+            train_together(store_uri, tasks, execution, config)
+        except BaseException as error:
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    for tasks in groups:
+        # Daemons: members wait for each other, so this process must be able to end while others of them still wait.
+        threading.Thread(target=carry_out, args=[tasks], name=tasks[0].name, daemon=True).start()
+    for _ in groups:
+        if (error := ended.get()) is not None:
+            raise error
 
 
 def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Execution, config: TrainConfig) -> None:

@@ -71,6 +71,8 @@ def _print_plan(planned: "Plan") -> None:
         ("step", "state", ">rows", "identity", "note"),
         ((step.name, step.state, _rows(step), step.identity, step.note) for step in planned.steps),
     )
+    if planned.members is not None:
+        print(f"Members of the cohort train {planned.members}: {planned.members_because}")
     left = sum(step.state != "done" for step in planned.steps)
     print("Nothing is left to do." if not left else f"{left} of {len(planned.steps)} steps are left.")
     if planned.fused is None:

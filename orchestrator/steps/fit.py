@@ -10,6 +10,7 @@ from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from orchestrator.plan import PlannedStep
 from students.alone import start_alone
+from students.members import groups_of
 from students.task import Execution, ProgressRecord, TrainedRecord, TrainingTask
 from teachers.spec import ResourceConfig
 
@@ -93,9 +94,13 @@ def _note(context: RunContext, fitting: _Fitting) -> str:
 
 
 def progress_note(context: RunContext, task: TrainingTask) -> str:
-    """Return how far one training is, in words; empty before its first epoch has ended."""
-    if not context.store.exists(task.progress_key):
+    """Return how far one training is, in words; empty before its first epoch has ended.
+
+    Of a cohort on workers of its own: how far the member is that is furthest behind.
+    """
+    keys = [part.progress_key for (part,) in groups_of([task])]
+    if not all(map(context.store.exists, keys)):
         return ""
-    progress = read_record(context.store, task.progress_key, ProgressRecord)
+    progress = min((read_record(context.store, key, ProgressRecord) for key in keys), key=lambda it: it.epoch)
     members = f" (members: {', '.join(f'{accuracy:.1%}' for accuracy in progress.members)})" if progress.members else ""
     return f"epoch {progress.epoch} of {progress.epochs}, {progress.accuracy:.1%} on held-out rows{members}"

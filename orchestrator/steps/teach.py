@@ -22,8 +22,10 @@ def label_and_train(context: RunContext, capacity: Capacity) -> None:
         _label_in_waves(_missing(context, context.job.teachers), context.inspect().place(capacity))
         calibrate_teachers(context)
     missing = _missing(context, context.job.teachers)
-    training, *later = trainings(context)
     placement = context.inspect().place(capacity)
+    training, *later = trainings(context, side_by_side=placement.members == "side by side")
+    if placement.members is not None:
+        context.said(f"members of the cohort train {placement.members}: {placement.members_because}")
     if placement.pipelined:
         context.said(f"training follows the labels as they arrive: {placement.because}")
         _together(context, missing, training)

@@ -10,25 +10,35 @@ from orchestrator.context import RunContext
 from orchestrator.plan import PlannedStep
 from orchestrator.steps.fit import progress_note
 from orchestrator.weights import put_weights
+from students.members import groups_of
 from students.task import Execution, TrainedRecord, TrainingTask
-from students.together import train_together
+from students.together import train_side_by_side
 
 _POLL_S = 0.5
 
 
-def trainings(context: RunContext) -> "list[Training]":
-    """Return the train steps in order: each generation, then the student with every seed."""
+def trainings(context: RunContext, *, side_by_side: bool) -> "list[Training]":
+    """Return the train steps in order: each generation, then the student with every seed.
+
+    `side_by_side`: members of a cohort that exchange weights have workers of their own.
+    """
     inspection, job = context.inspect(), context.job
     tasks = [(generation.fit,) for generation in job.generations if generation.fit is not None]
     planned = inspection.trainings()
-    return [Training(context, step, part) for step, part in zip(planned, [*tasks, job.students], strict=True)]
+    return [
+        Training(context, step, part, side_by_side=side_by_side)
+        for step, part in zip(planned, [*tasks, job.students], strict=True)
+    ]
 
 
 class Training:
     """A train step: carried out in a thread of its own, so that labels can be made meanwhile."""
 
-    def __init__(self, context: RunContext, planned: PlannedStep, tasks: tuple[TrainingTask, ...]) -> None:
+    def __init__(
+        self, context: RunContext, planned: PlannedStep, tasks: tuple[TrainingTask, ...], *, side_by_side: bool
+    ) -> None:
         self._context, self.planned, self._tasks = context, planned, tasks
+        self._groups = groups_of(tasks) if side_by_side else (tasks,)
         self._outcome: Future[None] = Future()
 
     @property
@@ -71,7 +81,7 @@ class Training:
             threads=max(1, int(train.cpus_per_worker)),
         )
         try:
-            train_together(self._context.store.uri, self._tasks, execution, train)
+            train_side_by_side(self._context.store.uri, self._groups, execution, train)
         except BaseException as error:
             self._outcome.set_exception(error)
         else:

@@ -4,12 +4,13 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from students.cohorts.codistillation import CodistillationCohort
 from students.cohorts.dml import DMLCohort
 from students.cohorts.kdcl import KDCLCohort
 from students.cohorts.method import CohortMethod
 from students.cohorts.one import ONECohort
 
-CohortConfig = Annotated[DMLCohort | KDCLCohort | ONECohort, Field(discriminator="method")]
+CohortConfig = Annotated[CodistillationCohort | DMLCohort | KDCLCohort | ONECohort, Field(discriminator="method")]
 """How students teach each other, told apart by its `method`."""
 
 COHORTS: tuple[type[CohortMethod], ...] = get_args(get_args(CohortConfig)[0])

@@ -36,6 +36,8 @@ class Batch:
     """float32 `[N, C]` for each teacher, calibrated, where an objective asks for more than what is fused of them."""
     teacher_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """float32 `[N, *shape]`, by name; for teachers that run beside the student."""
+    peer_logits: tuple[torch.Tensor, ...] = ()
+    """float32 `[N, C]` for each peer of a member of a cohort, once it says anything; without gradient."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -51,6 +53,7 @@ class Batch:
             sparse=None if self.sparse is None else self.sparse.part(rows),
             teacher_logits={teacher: logits_NC[rows] for teacher, logits_NC in self.teacher_logits.items()},
             teacher_inputs={teacher: inputs[rows] for teacher, inputs in self.teacher_inputs.items()},
+            peer_logits=tuple(logits_NC[rows] for logits_NC in self.peer_logits),
         )
 
 

@@ -13,7 +13,7 @@ from students.cohorts.dml import DMLCohort
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
 from students.spec import OrderConfig
-from students.task import LiveTeacher, Peer, Target, Targets, TrainingTask
+from students.task import LiveTeacher, Membership, Peer, Target, Targets, TrainingTask
 
 LABELS = LabelSetRecord(
     teacher="wide",
@@ -53,6 +53,7 @@ CHANGES: dict[str, object] = {
     "objective": (KLTerm(weight=0.8), CrossEntropyTerm(weight=0.1)),
     "cohort": DMLCohort(),
     "peers": (PEER,),
+    "membership": Membership(cohort=TASK, number=0),
     "epochs": 4,
     "batch_size": 33,
     "optimizer": OptimizerConfig(lr=2e-3),
@@ -74,6 +75,8 @@ FINER: list[dict[str, object]] = [
         )
     },
     {"order": OrderConfig(window_rows=100)},
+    {"membership": Membership(cohort=TASK, number=1)},
+    {"membership": Membership(cohort=TASK.model_copy(update={"seed": 1}), number=0)},
     {"live_teachers": (LIVE.model_copy(update={"identity": "b" * 16}),)},
 ]
 
