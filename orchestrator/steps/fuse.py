@@ -20,15 +20,15 @@ from teachers.outputs import figures_of, statistics_of
 
 def fuse_labels(context: RunContext) -> None:
     """Write the fused label set if the job asks for one and it is not there."""
-    record = context.job.fused
-    if record is None:
+    record, targets = context.job.fused, context.job.fusion
+    if record is None or targets is None:
         return
     planned = context.inspect().fuse(record)
     if planned.state == "done":
         context.reused(planned)
         return
     with context.step(planned) as account:
-        account.rows = result_of(_fuse.remote(context.store.uri, record, context.job.fusion))
+        account.rows = result_of(_fuse.remote(context.store.uri, record, targets))
 
 
 @ray.remote(num_cpus=1, max_retries=3)
