@@ -1,11 +1,11 @@
 """Three teachers into one student, end to end: Coffey, a loop by hand, torchdistill and TextBrewer.
 
-All have the same rows, weights of the teachers, student, objective, optimizer and steps, and all cores (`work.py`); each
-runs in a process of its own, in turns within a round. Seconds are medians over the rounds, of whole processes with their
-imports. Coffey's are those of `coffey run` with an empty store, and with another seed in the same store, so that labels
-are there; Ray's start is in both, and is measured apart too. `training` leaves out the imports; of Coffey's runs it is
-the step that trains, with the start of its workers and without labelling. A peer that is not installed is named as
-missing; `make peers` makes an environment with both. The last line is the result as JSON.
+All have the same rows, teachers, student, objective, optimizer and steps, and all cores (`work.py`). Each runs in a
+process of its own, in turns within a round; seconds are medians over the rounds, of whole processes with their imports.
+Coffey's are those of `coffey run` with an empty store, and with another seed in the same store, so that labels are
+there; Ray's start is in both, and is measured apart too. `training` leaves out the imports; of Coffey's runs it is the
+step that trains, with the start of its workers and without labelling. A peer that is not installed is named as missing;
+`make peers` makes an environment with both. The last line is the result as JSON.
 
     python -m benchmarks.peers [--rows N] [--epochs N] [--channels N] [--teacher-epochs N] [--rounds N]
 """

@@ -59,8 +59,8 @@ class Work:
         """Write rows and teachers. Nobody's time."""
         source = read_source(load_spec(Path("examples/fashion.yaml")).data)
         for split, rows, count in (("train", source.train, self.size.rows), ("test", source.test, None)):
-            arrays = {"image": rows.columns["image"][:count], "label": rows.labels_N[:count].astype(np.int32)}
-            np.savez(self.folder / f"{split}.npz", **arrays)
+            image, label = rows.columns["image"][:count], rows.labels_N[:count].astype(np.int32)
+            np.savez(self.folder / f"{split}.npz", image=image, label=label)
         (self.folder / "size.json").write_text(self.size.model_dump_json())
         for name, factory in TEACHERS.items():
             torch.manual_seed(0)

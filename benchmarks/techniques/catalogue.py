@@ -5,11 +5,10 @@ objective, 0.9 KL and 0.1 cross-entropy. Terms that are asked of the student's d
 Weights are those of the papers where they fit maps of this size; where two were tried, both are here.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Changes = Mapping[str, Any]
+Changes = dict[str, Any]
 
 PLAIN = "kl"
 KL = {"term": "kl", "weight": 0.9}
@@ -42,11 +41,11 @@ def _in_place_of_kl(**term: Any) -> Changes:
     return {"objective": [{"weight": 0.9} | term, LABELS]}
 
 
-def _alone(*terms: Mapping[str, Any]) -> Changes:
+def _alone(*terms: Changes) -> Changes:
     return {"objective": [*terms, {"term": "cross_entropy"}]}
 
 
-def _beside_kl(*terms: Mapping[str, Any]) -> Changes:
+def _beside_kl(*terms: Changes) -> Changes:
     return {"objective": [*terms, KL, LABELS]}
 
 
@@ -81,7 +80,7 @@ RESPONSES: dict[str, Changes] = {
 MAPS = {"student": "5", "teacher": "wide:10"}
 FLOW = {"student": "3", "teacher": "wide:6", "student_end": "5", "teacher_end": "wide:10"}
 LEVELS = {"student": ["3", "5"], "teacher": ["wide:6", "wide:10"]}
-FEATURES: dict[str, Mapping[str, Any]] = {
+FEATURES: dict[str, Changes] = {
     "attention": {"term": "attention", **MAPS},
     "attention, code": {"term": "attention", "variant": "code", "weight": 1000, **MAPS},
     "cwd": {"term": "cwd", "weight": 3, **MAPS},
@@ -96,7 +95,7 @@ FEATURES: dict[str, Mapping[str, Any]] = {
 }
 
 VECTORS = {"student": "6", "teacher": "wide:12"}
-RELATIONS: dict[str, tuple[Mapping[str, Any], ...]] = {
+RELATIONS: dict[str, tuple[Changes, ...]] = {
     "cc": ({"term": "cc", "weight": 100, **VECTORS},),
     "cka": ({"term": "cka", **VECTORS},),
     "crd": ({"term": "crd", "weight": 0.8, **VECTORS},),
@@ -146,7 +145,7 @@ WIDE = {
 TOP = {"codec": "topk", "k": 3, "tail_samples": 4}
 
 
-def _of_one(labels: Mapping[str, Any], term: Mapping[str, Any]) -> Changes:
+def _of_one(labels: Changes, term: Changes) -> Changes:
     teachers = {"teachers": [WIDE | {"labels": labels}], "fusion.calibrate": "none", "teachers.wide.taps": {}}
     return teachers | {"objective": [{"weight": 0.9} | term, LABELS]}
 
