@@ -158,6 +158,15 @@ ONE: dict[str, Changes] = {
     for tail in ("renormalise", "bucket", "uniform", "sampled")
 }
 
+
+def _untaught(*terms: Changes) -> Changes:
+    return {"teachers": [], "objective": [*terms]}
+
+
+SELF: dict[str, Changes] = {
+    "teacher_free": _untaught({"term": "teacher_free", "weight": 0.5}, {"term": "cross_entropy", "weight": 0.5}),
+}
+
 TECHNIQUES: dict[str, Technique] = {
     name: Technique(family, changes)
     for family, entries in {
@@ -167,6 +176,7 @@ TECHNIQUES: dict[str, Technique] = {
         "several teachers": SEVERAL,
         "ensemble": ENSEMBLES,
         "schedule": SCHEDULES,
+        "self": SELF,
         "sparse labels of one teacher": ONE,
         "feature, beside kl": {f"{name} + kl": _beside_kl(term) for name, term in FEATURES.items()},
         "relation, beside kl": {f"{name} + kl": _beside_kl(*terms) for name, terms in RELATIONS.items()},

@@ -21,10 +21,11 @@ class Run(Config):
     lone_accuracies: tuple[float, ...]
     ece: float
     lone_ece: float
-    ensemble_accuracy: float
-    kl: float
+    ensemble_accuracy: float | None
+    """None without teachers, as are the next two."""
+    kl: float | None
     """KL of the ensemble to the student, nats; `agreement` is the share of rows of which they say the same."""
-    agreement: float
+    agreement: float | None
     wall_s: float
 
 

@@ -46,8 +46,7 @@ def run(asked: Asked) -> Run:
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     report: dict[str, Any] = json.loads(found.stdout)["report"]
     students, lone = (_of_role(report["models"], role) for role in ("student", "baseline"))
-    (ensemble,) = _of_role(report["models"], "ensemble")
-    (beside,) = _of_role(report["agreements"], "ensemble")
+    beside = next(iter(_of_role(report["agreements"], "ensemble")), {"kl": None, "agreement": None})
     return Run(
         technique=asked.technique,
         family=TECHNIQUES[asked.technique].family,
@@ -56,7 +55,7 @@ def run(asked: Asked) -> Run:
         lone_accuracies=[model["accuracy"] for model in lone],
         ece=fmean(model["ece"] for model in students),
         lone_ece=fmean(model["ece"] for model in lone),
-        ensemble_accuracy=ensemble["accuracy"],
+        ensemble_accuracy=report["summary"]["ensemble_accuracy"],
         kl=beside["kl"],
         agreement=beside["agreement"],
         wall_s=report["wall_s"],

@@ -15,9 +15,8 @@ def table(lines: Lines) -> str:
     runs = sorted(lines.runs.values(), key=lambda run: -fmean(run.accuracies))
     rows = [[*HEAD, *COSTS], ["---"] * len(HEAD + COSTS), *(_row(run, lines) for run in runs)]
     if runs:
-        lone = runs[0]
-        figures = ["", _accuracy(lone.lone_accuracies), "", "", "", f"{lone.lone_ece:.3f}", "", ""]
-        rows.append(["without teachers", *figures])
+        lone = ["", _accuracy(runs[0].lone_accuracies), "", "", "", f"{runs[0].lone_ece:.3f}", "", ""]
+        rows.append(["without teachers", *lone])
     won = [run for run in runs if gain(run) > 2]
     count = f"{len(won)} of {len(runs)} beat the student without teachers by more than two standard errors."
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", count])
@@ -37,8 +36,8 @@ def _row(run: Run, lines: Lines) -> list[str]:
         run.family,
         _accuracy(run.accuracies),
         f"{gain(run):+.1f}",
-        f"{run.kl:.4f}",
-        f"{100 * run.agreement:.2f}",
+        "" if run.kl is None else f"{run.kl:.4f}",
+        "" if run.agreement is None else f"{100 * run.agreement:.2f}",
         f"{run.ece:.3f}",
         *((f"{cost.seconds:.2f}", f"{cost.peak_bytes:.2f}") if cost else ("", "")),
     ]
