@@ -33,7 +33,7 @@ def run(work: Work, store: Path, seed: int) -> Ours:
     path.write_text(json.dumps(_spec(work)))
     settings = ["--set", f"store={store}", "--set", f"train.seeds=[{seed}]"]
     started_s = time.perf_counter()
-    found = _python("-m", "orchestrator.cli", "run", str(path), "--json", *settings)
+    found = _python("-m", "orchestrator.cli", "run", str(path), "--json", "--quiet", *settings)
     wall_s = time.perf_counter() - started_s
     report: dict[str, Any] = json.loads(found)["report"]
     students = [model["accuracy"] for model in report["models"] if model["role"] == "student"]
