@@ -1,7 +1,8 @@
 """The techniques that are compared: each a family, and what it changes in the spec.
 
 Terms stand in two settings. `alone`: with the labels' cross-entropy, as papers compare them; `+ kl`: beside the plain
-objective, 0.9 KL and 0.1 cross-entropy. Terms that are asked of the student's distribution take the place of KL in it.
+objective, 0.9 KL and 0.1 cross-entropy. Terms on the student's distribution take the place of KL in it; `dkd` counts on
+the labelled rows alone, so it stands beside KL too.
 Weights are those of the papers where they fit maps of this size; where two were tried, both are here.
 """
 
@@ -67,8 +68,10 @@ RESPONSES: dict[str, Changes] = {
     "adaptive_kl": _in_place_of_kl(term="adaptive_kl"),
     "dist": _in_place_of_kl(term="dist", weight=2),
     "dkd": _in_place_of_kl(term="dkd"),
+    "dkd + kl": _beside_kl({"term": "dkd", "weight": 0.1}),
     "jsd": _in_place_of_kl(term="jsd"),
     "mse": _in_place_of_kl(term="mse"),
+    "mse, weight 0.1": _in_place_of_kl(term="mse", weight=0.1),
     "reverse_kl": _in_place_of_kl(term="reverse_kl"),
     "skew_kl": _in_place_of_kl(term="skew_kl"),
     "standardised_kl": _in_place_of_kl(term="standardised_kl"),
