@@ -166,8 +166,31 @@ def _untaught(*terms: Changes) -> Changes:
     return {"teachers": [], "objective": [*terms]}
 
 
+HALVES = [{"term": "kl", "weight": 0.5}, {"term": "cross_entropy", "weight": 0.5}]
+AVERAGE = {"term": "mean_teacher", "weight": _rising(30, 0.2), "decay": 0.99, "export": "average"}
 SELF: dict[str, Changes] = {
     "teacher_free": _untaught({"term": "teacher_free", "weight": 0.5}, {"term": "cross_entropy", "weight": 0.5}),
+    "mean_teacher": _untaught({"term": "cross_entropy"}, AVERAGE),
+    "own_teacher": _untaught({"term": "own_teacher", "exits": ["1", "3"], "features": "6"}),
+    "generations": _untaught({"term": "cross_entropy"}) | {"generations": {"count": 3, "objective": HALVES}},
+    "generations + kl": {"generations": {"count": 3, "objective": HALVES}},
+}
+
+
+def _together(**cohort: Any) -> Changes:
+    return _untaught({"term": "cross_entropy"}) | {"cohort": cohort}
+
+
+ONLINE: dict[str, Changes] = {
+    "dml": _together(method="dml", members=2),
+    "dml, 4 members": _together(method="dml", members=4),
+    **{
+        f"kdcl, {variant}": _together(method="kdcl", variant=variant, members=3)
+        for variant in ("naive", "linear", "min_logit", "general")
+    },
+    "one": _together(method="one", shared=["0", "2"], weight=_rising(1, 0.2)),
+    "dml + kl": {"cohort": {"method": "dml", "members": 2}},
+    "kdcl, general + kl": {"cohort": {"method": "kdcl", "variant": "general", "members": 3}},
 }
 
 TECHNIQUES: dict[str, Technique] = {
@@ -180,6 +203,7 @@ TECHNIQUES: dict[str, Technique] = {
         "ensemble": ENSEMBLES,
         "schedule": SCHEDULES,
         "self": SELF,
+        "online": ONLINE,
         "sparse labels of one teacher": ONE,
         "feature, beside kl": {f"{name} + kl": _beside_kl(term) for name, term in FEATURES.items()},
         "relation, beside kl": {f"{name} + kl": _beside_kl(*terms) for name, terms in RELATIONS.items()},
