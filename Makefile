@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 peers:
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group peers
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group peers --group distillation-peers
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mosaicml-streaming
 
 clean:

@@ -1,0 +1,96 @@
+"""Three teachers into one student, end to end: Coffey, a loop by hand, torchdistill and TextBrewer.
+
+All have the same rows, teachers, student, objective, optimizer and steps, and all cores (`work.py`). Each runs in a
+process of its own, in turns within a round; seconds are medians over the rounds, of whole processes with their imports.
+Coffey's are those of `coffey run` with an empty store, and with another seed in the same store, so that labels are
+there; Ray's start is in both, and is measured apart too. `training` leaves out the imports; of Coffey's runs it is the
+step that trains, with the start of its workers and without labelling. A peer that is not installed is named as missing;
+`make peers` makes an environment with both. The last line is the result as JSON.
+
+    python -m benchmarks.peers [--rows N] [--epochs N] [--channels N] [--teacher-epochs N] [--rounds N]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.peers import ours
+from benchmarks.peers.work import Size, Work
+
+PEERS = {
+    "by hand, live teachers": ("plain", "live"),
+    "by hand, logits in memory": ("plain", "cached"),
+    "torchdistill, live teachers": ("torchdistill", "live"),
+    "TextBrewer, live teachers": ("textbrewer", "live"),
+    "TextBrewer, logits in memory": ("textbrewer", "cached"),
+}
+OURS, OURS_CACHED = "Coffey, empty store", "Coffey, labels in the store"
+
+Figures = dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=60_000, help="of training (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="of the student (default: %(default)s)")
+    parser.add_argument("--channels", type=int, default=32, help="width of the teachers (default: %(default)s)")
+    parser.add_argument("--teacher-epochs", type=int, default=1, help="that fit the teachers (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    options = parser.parse_args()
+    size = Size(rows=options.rows, epochs=options.epochs, channels=options.channels)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(Path(folder), size)
+        work.prepare(options.teacher_epochs)
+        rounds = [one_round(work, seed) for seed in range(options.rounds)]
+    found = {
+        name: {field: median(one[name][field] for one in rounds) for field in rounds[0][name]} for name in rounds[0]
+    }
+    print(table(found))
+    print(json.dumps({"benchmark": "peers", "size": size.model_dump(), "rounds": rounds}))
+
+
+def one_round(work: Work, seed: int) -> dict[str, Figures]:
+    """Let all do the work once."""
+    store = work.folder / f"store-{seed}"
+    ray = {"seconds": ours.ray_start_s()}
+    found: dict[str, Figures] = {"Ray's start and end alone": ray}
+    for name, student_seed in ((OURS, seed), (OURS_CACHED, seed + 1000)):
+        run = ours.run(work, store, student_seed)
+        training_s = sum(seconds for step, seconds in run.steps_s.items() if step.startswith("train"))
+        found[name] = {"seconds": run.wall_s, "training": training_s, "accuracy": run.accuracy}
+    for name, (module, function) in PEERS.items():
+        if module == "plain" or find_spec(module):
+            found[name] = _contestant(module, function, work, seed)
+        else:
+            print(f"{name}: missing", file=sys.stderr)
+    return found
+
+
+def table(found: dict[str, Figures]) -> str:
+    """Return the figures as Markdown."""
+    lines = ["| | s | of which training | accuracy % |", "|---|---|---|---|"]
+    for name, figures in found.items():
+        training = f"{figures['training']:.1f}" if "training" in figures else ""
+        accuracy = f"{100 * figures['accuracy']:.2f}" if "accuracy" in figures else ""
+        lines.append(f"| {name} | {figures['seconds']:.1f} | {training} | {accuracy} |")
+    return "\n".join(lines)
+
+
+def _contestant(module: str, function: str, work: Work, seed: int) -> Figures:
+    command = [sys.executable, "-m", "benchmarks.peers.contestant", module, function, str(work.folder), str(seed)]
+    started_s = time.perf_counter()
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    wall_s = time.perf_counter() - started_s
+    answer: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    return {"seconds": wall_s, "training": answer["seconds"], "accuracy": answer["accuracy"]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Every technique on the same data, with the same teachers, student, steps and seeds."""
