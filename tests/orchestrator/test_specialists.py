@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
+from cluster.shards.codecs.codec import CodecMisfitError
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
@@ -312,6 +313,22 @@ def test_a_class_that_no_teacher_knows_has_to_be_taught_by_labels(files: Path) -
     without_labels = alone.model_copy(update={"objective": spec.objective[:1]})
     with pytest.raises(UnlikeSpecialistsError, match="none knows the class 'ring', and no term reads labels"):
         resolve(without_labels)
+
+
+ALONE = (
+    "{name: fitted, model: 'tests.fixtures.jobs:Linear', arguments: {classes: 2}, classes: [cross, bar], fit: {}, "
+    "labels: {codec: topk, k: %d, tail_samples: 0}}"
+)
+
+
+def test_labels_of_a_specialist_hold_no_more_than_its_classes_and_no_term_reads_them_as_they_are(files: Path) -> None:
+    fusion = "fusion={combine: dawid_skene, calibrate: none}"
+    resolve(job_spec(files, f"teachers=[{ALONE % 2}]", fusion))
+    with pytest.raises(CodecMisfitError, match=r"teachers\.fitted\.labels\.k is 3 and there are 2 classes"):
+        resolve(job_spec(files, f"teachers=[{ALONE % 3}]", fusion))
+    sparse = "objective=[{term: sparse_kl}, {term: cross_entropy}]"
+    with pytest.raises(UnlikeSpecialistsError, match="`sparse_kl` reads labels over all classes as they are stored"):
+        resolve(job_spec(files, f"teachers=[{ALONE % 1}]", fusion, sparse))
 
 
 @pytest.mark.parametrize(
