@@ -159,15 +159,16 @@ def forget_training(spec: JobSpec) -> None:
 
 
 def test_a_cohort_without_teachers_learns_on_two_workers_and_is_exported_as_one(
-    finished: tuple[JobSpec, RunResult], tmp_path: Path
+    tmp_path: Path, ray_head: RayHead
 ) -> None:
-    cohort = {"method": "kdcl", "variant": "general", "members": 3, "export": "fused"}
-    spec = changed(
-        finished[0],
+    spec = small_jobs.job(
+        tmp_path,
         store=str(tmp_path / "store"),
         teachers=[],
         objective=[{"term": "cross_entropy"}],
-        cohort=cohort,
+        cohort={"method": "kdcl", "variant": "general", "members": 3, "export": "fused"},
+        baseline=None,
+        cluster={"address": ray_head.address},
     )
     result = run(spec)
     assert result.report.teacher_rows_computed == 0
