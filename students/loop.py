@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -56,12 +57,13 @@ def train(store: ObjectStore, task: TrainingTask, execution: Execution, group: G
         ForeignCheckpointError: the checkpoint is of another training.
         PeerLateError: another member of the cohort has stopped.
     """
+    wait = partial(Awaited.wait, store=store, timeout_s=execution.labels_timeout_s)
     if isinstance(task.cohort, CodistillationCohort):
-        take_turns([turns(store, member, execution, group) for member in members_of(task)])
+        take_turns([turns(store, member, execution, group) for member in members_of(task)], wait)
         group.from_first(0)  # nobody looks for the record of the cohort before it is there
     else:
         for awaited in turns(store, task, execution, group):
-            awaited.wait(store, timeout_s=execution.labels_timeout_s)
+            wait(awaited)
     return read_record(store, task.record_key, TrainedRecord)
 
 

@@ -294,6 +294,19 @@ def test_a_member_that_lost_its_checkpoints_while_others_went_on_says_so(root: P
         train(store, student, IMPATIENT, Alone())
 
 
+def test_members_that_take_turns_and_all_miss_something_say_so(root: Path) -> None:
+    store, cohort = DirectoryStore(root), cohort_of(training_in(root), "Linear")
+    with pytest.raises(Killed):
+        in_turns(CrashingStore(store, fatal=90), cohort)
+    student, peer = members_of(cohort)
+    assert min(rounds_there(store, peer)) > 0
+    for stat in list(store.list(f"{student.prefix}/checkpoints/")):
+        store.delete(stat.key)
+
+    with pytest.raises(PeerLateError, match=rf"{student.name} waits for {peer.name}.* remove the folders"):
+        in_turns(store, cohort, IMPATIENT)
+
+
 def test_members_are_trainings_of_their_own_and_differ_in_seed_and_model(root: Path) -> None:
     cohort = cohort_of(training_in(root, seed=5), "Linear", "Smooth")
 
