@@ -59,6 +59,7 @@ class Labelled:
 
         Raises:
             SealMisfitError: it is of other shards.
+            BadRecordError, ForeignLabelsError: it cannot be read, or is that of other labels.
         """
         dataset = self._datasets[record.dataset]
         if dataset is None or not self.is_sealed(record):
@@ -84,8 +85,11 @@ def needed_label_sets(
 ) -> tuple[LabelSetRecord, ...]:
     """Return the label sets of a teacher that anybody reads: of training rows only if a training does.
 
-    While nobody knows who is left out, they are those on which that is decided, and those of the report.
+    While nobody knows who is left out, they are those on which that is decided, and those of the report. What a
+    generation says is read by the next one, whatever the objective of the first.
     """
+    if teacher in job.generations:
+        return teacher.label_sets
     objective, name = job.spec.objective, teacher.config.name
     has_say = left_out is not None and name not in left_out
     is_matched = has_say and any(term.reads & {"target", "sparse"} for term in objective)
