@@ -1,7 +1,6 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
 import itertools
-import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
@@ -10,8 +9,8 @@ import torch
 
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
-from cluster.shards.ahead import SHARDS_AHEAD, ShardsAhead, prefetched
-from cluster.shards.cache import fetch_for, readings_until_cheap
+from cluster.shards.ahead import ShardsAhead, prefetched
+from cluster.shards.cache import fetch_for, gives_files, readings_until_cheap
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.order import EpochOrder, lanes_of_worker
@@ -27,7 +26,7 @@ from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.stored_labels import RowsInPlace, StoredLabels
+from students.stored_labels import RowsInPlace, StoredLabels, shards_in_use
 from students.task import Execution, TrainingTask
 
 _ROWS = ".rows"
@@ -40,6 +39,8 @@ _READ_AHEAD = 2
 _WINDOWS_BYTES = 24 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
 _LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
+# Each takes a descriptor, of which a process often has no more than 1,024.
+_MOST_FILES = 512
 
 
 class LabelsLateError(TrainingError):
@@ -204,13 +205,16 @@ class TrainingData:
         return columns
 
     def _rows_in_place(self) -> RowsInPlace | None:
-        """Return what gives rows of labels that are too large for the windows of inputs."""
-        window_rows, shard_rows = self.order(0).window_rows, [shard.rows for shard in self._dataset.record.shards]
+        """Return what gives rows of labels that are too large for the windows of inputs, and lie in mapped files."""
+        order, num_lanes = self.order(0), len(self._lanes)
         row_bytes = sum(labels.row_bytes for labels in self._label_sets)
-        if len(self._lanes) * window_rows * row_bytes <= _LARGEST_WINDOWS_BYTES:
+        if num_lanes * order.window_rows * row_bytes <= _LARGEST_WINDOWS_BYTES:
             return None
-        shards_of_lane = math.ceil(window_rows / shard_rows[0]) + 1
-        return RowsInPlace(self._label_sets, shard_rows, open_shards=len(self._lanes) * shards_of_lane + SHARDS_AHEAD)
+        open_shards = shards_in_use(order, num_lanes=num_lanes)
+        is_compressed = any(stored.labels.record.compression != "none" for stored in self._label_sets)
+        if is_compressed or not gives_files(self._fetch) or open_shards * len(self._label_sets) > _MOST_FILES:
+            return None
+        return RowsInPlace(self._label_sets, order.shard_rows, open_shards=open_shards)
 
     def _is_labelled(self, number: int) -> bool:
         return all(stored.labels.committed(number) is not None for stored in self._label_sets)
