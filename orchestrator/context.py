@@ -67,18 +67,28 @@ class RunContext:
         outcome = "continued" if planned.state == "partial" else "computed"
         self.progress.finished(planned.name, outcome=outcome, seconds=seconds, rows=rows)
         self.log.append(Event(at=now(), event="finished", step=planned.name, rows=rows, seconds=round(seconds, 3)))
-        self.results.append(
-            StepResult(
-                name=planned.name,
-                kind=planned.kind,
-                outcome=outcome,
-                seconds=seconds,
-                rows=rows,
-                rows_per_s=rows / seconds if rows and seconds else None,
-            )
-        )
+        result = StepResult(name=planned.name, kind=planned.kind, outcome=outcome, seconds=seconds, rows=rows)
+        names = [earlier.name for earlier in self.results]
+        if planned.name in names:
+            place = names.index(planned.name)
+            self.results[place] = _continued(self.results[place], result)
+        else:
+            self.results.append(_with_rate(result))
 
     def said(self, message: str) -> None:
         """Tell whoever watches, and keep it."""
         self.progress.said(message)
         self.log.append(Event(at=now(), event="said", message=message))
+
+
+def _continued(earlier: StepResult, later: StepResult) -> StepResult:
+    """Return both parts of a step that a run leaves and comes back to as one."""
+    outcome = later.outcome if earlier.outcome == "reused" else earlier.outcome
+    rows = later.rows if earlier.rows is None else earlier.rows + (later.rows or 0)
+    seconds = earlier.seconds + later.seconds
+    return _with_rate(later.model_copy(update={"outcome": outcome, "seconds": seconds, "rows": rows}))
+
+
+def _with_rate(result: StepResult) -> StepResult:
+    rows_per_s = result.rows / result.seconds if result.rows and result.seconds else None
+    return result.model_copy(update={"rows_per_s": rows_per_s})

@@ -58,6 +58,7 @@ class Labelled:
 
         Raises:
             SealMisfitError: it is of other shards.
+            BadRecordError, ForeignLabelsError: it cannot be read, or is that of other labels.
         """
         dataset = self._datasets[record.dataset]
         if dataset is None or not self.is_sealed(record):

@@ -114,9 +114,9 @@ def _pipeline(
     num_groups: int = 1,
 ) -> tuple[bool, str]:
     if train is None:
-        return False, "the student is trained already"
+        return False, "the training that comes first is done"
     if not waves:
-        return False, "all labels are there"
+        return False, "no labels of teachers are missing"
     if train.pipelined == "never":
         return False, "train.pipelined is never"
     if fused_first:

@@ -63,7 +63,9 @@ def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
     A cluster at an address is taken to be large enough; what does not fit is said when the run reaches it.
 
     Raises:
-        SealMisfitError: labels that count as complete are not those of their data set; and what `resolve` raises.
+        SealMisfitError: labels that count as complete are not those of their data set.
+        BadRecordError, ForeignLabelsError: a record in the store cannot be read, or is that of other labels; and what
+            `resolve` raises.
     """
     inspection = Inspection(resolve(spec), store)
     inspection.check_seals()
@@ -161,8 +163,13 @@ class Inspection:
         )
 
     def check_seals(self) -> None:
-        """Raise `SealMisfitError` if labels that count as complete are not those of their data set."""
-        records = [record for teacher in self._job.teachers for record in self.needed(teacher)]
+        """Compare the seals of labels that count as complete with their data sets.
+
+        Raises:
+            SealMisfitError: labels are not those of their data set.
+            BadRecordError, ForeignLabelsError: a seal cannot be read, or is that of other labels.
+        """
+        records = [record for labeller in self._job.labellers for record in self.needed(labeller)]
         for record in [*records, *([] if self._job.fused is None else [self._job.fused])]:
             self._labelled.check_seal(record)
 

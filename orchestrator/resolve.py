@@ -59,6 +59,11 @@ class Job:
         return *self.teachers, *self.generations
 
     @property
+    def trainings(self) -> tuple[TrainingTask, ...]:
+        """The trainings of the student's model in order: each generation, and then one for each seed."""
+        return *(generation.fit for generation in self.generations if generation.fit is not None), *self.students
+
+    @property
     def evaluation_key(self) -> str:
         """Key of the record with all figures."""
         facts = {

@@ -10,7 +10,7 @@ import torch
 from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
-from cluster.shards.cache import fetch_for, readings_until_cheap
+from cluster.shards.cache import fetch_for, gives_files, readings_until_cheap
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.order import EpochOrder, lanes_of_worker
@@ -82,8 +82,7 @@ class TrainingData:
         self.columns = record.columns
         self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
-        shard_rows = [shard.rows for shard in record.shards]
-        self._labels.keep_within(lanes=len(self._lanes), window_rows=self.order(0).window_rows, shard_rows=shard_rows)
+        self._labels.keep_within(self.order(0), num_lanes=len(self._lanes), are_files=gives_files(self._fetch))
 
     def shapes(self) -> Shapes:
         """Return what is known of the rows, and of outputs that are stored with them."""

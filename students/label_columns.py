@@ -1,16 +1,15 @@
 """Everything that a training reads of label sets: columns zipped with those of input shards, and what they say."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from cluster.shards.ahead import SHARDS_AHEAD
 from cluster.shards.codecs.sparse import SparseLabels
 from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.order import EpochOrder
 from students.objectives.term import TeacherTap
-from students.stored_labels import RowsInPlace, StoredLabels
+from students.stored_labels import RowsInPlace, StoredLabels, shards_in_use
 from students.task import Target, TrainingTask
 
 ROWS = ".rows"
@@ -18,8 +17,8 @@ ROWS = ".rows"
 
 _WINDOWS_BYTES = 256 * 1024 * 1024
 """Labels that would take more in the windows of all lanes wait in their shards, and change no order."""
-_OPEN_FILES = 512
-"""Half of what systems let a process open; beyond that a shard is opened anew for its next row."""
+_MOST_FILES = 512
+"""That stay open at once: half of what systems let a process open."""
 
 Stored = Sequence[Mapping[str, np.ndarray]]
 """The columns of each label set, by their own names, for the same rows."""
@@ -54,13 +53,17 @@ class LabelColumns:
         """Whether the column `ROWS` has to be among those of a window."""
         return self._in_place is not None
 
-    def keep_within(self, *, lanes: int, window_rows: int, shard_rows: Sequence[int]) -> None:
-        """Leave labels in their shards if the windows of so many lanes could not hold them."""
-        row_bytes = sum(stored.row_bytes for stored in self._sets)
-        if lanes * window_rows * row_bytes > _WINDOWS_BYTES:
-            open_shards = lanes * (math.ceil(window_rows / shard_rows[0]) + 1) + SHARDS_AHEAD
-            open_shards = min(open_shards, _OPEN_FILES // len(self._sets))
-            self._in_place = RowsInPlace(self._sets, shard_rows, open_shards=open_shards)
+    def keep_within(self, order: EpochOrder, *, num_lanes: int, are_files: bool) -> None:
+        """Leave labels in their shards if the windows of so many lanes could not hold them, and shards are mapped.
+
+        `are_files`: what is fetched of a shard is a mapped file.
+        """
+        if num_lanes * order.window_rows * sum(stored.row_bytes for stored in self._sets) <= _WINDOWS_BYTES:
+            return
+        open_shards = shards_in_use(order, num_lanes=num_lanes)
+        is_compressed = any(labels.record.compression != "none" for labels in self.label_sets)
+        if are_files and not is_compressed and open_shards * len(self._sets) <= _MOST_FILES:
+            self._in_place = RowsInPlace(self._sets, order.shard_rows, open_shards=open_shards)
 
     def read(self, number: int) -> dict[str, np.ndarray]:
         """Return the columns that windows hold of the shards of this number, which are committed.

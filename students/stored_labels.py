@@ -1,14 +1,17 @@
 """What a training reads of one label set: a teacher's distributions, outputs of its modules, or both."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from cluster.shards.ahead import SHARDS_AHEAD
 from cluster.shards.labelset import LabelSet
 from cluster.shards.logits import LogitsReader
+from cluster.shards.order import EpochOrder
 from cluster.shards.reader import UnequalRowsError
 from cluster.shards.taps import names_of_tap, tap_shapes, unpack_tap
 from students.objectives.term import TeacherTap
@@ -52,11 +55,11 @@ class StoredLabels:
 class RowsInPlace:
     """Rows of label sets that are copied from their shards when a batch is made, and wait for it nowhere else.
 
-    The last `open_shards` shards stay open. Such a shard is a mapped file, whose pages the kernel may take back; only
-    one that is compressed, or that no disk keeps, is held in memory.
+    The last `open_shards` shards stay open, which should be mapped files: the kernel may take back their pages.
     """
 
     def __init__(self, label_sets: Sequence[StoredLabels], shard_rows: Sequence[int], *, open_shards: int) -> None:
+        """`open_shards` are as many as `shards_in_use` says, or a shard is opened again for a row."""
         self._first_rows = [0, *itertools.accumulate(shard_rows)]
         self._opened = [lru_cache(open_shards)(labels.read) for labels in label_sets]
 
@@ -82,3 +85,19 @@ class RowsInPlace:
                     gathered[name] = np.empty((len(rows_N), *array.shape[1:]), array.dtype)
                 gathered[name][to] = array[row - self._first_rows[number]]
         return gathered
+
+
+def shards_in_use(order: EpochOrder, *, num_lanes: int) -> int:
+    """Return a bound on the shards that are used from the opening of one of them until its first row is asked for, and
+    from there to the next.
+
+    The windows that are loaded at once hold a lane's share of a batch. While a shard of theirs waits, batches still
+    take rows of those before, and the last of them may take rows of the two that come after. What is opened ahead
+    waits longer, and meanwhile others are opened ahead.
+    """
+    share = math.ceil(order.rows / (order.num_steps * len(order.lanes))) + 1
+    window_rows = min(order.window_rows, max(lane.rows for lane in order.lanes))
+    rows = 4 * window_rows * math.ceil(share / window_rows)
+    # All shards are as long as the first, but for the last one.
+    waiting = num_lanes * (math.ceil(rows / order.shard_rows[0]) + 1) + 1
+    return min(len(order.shard_rows), waiting + 2 * SHARDS_AHEAD)

@@ -48,6 +48,11 @@ def readings_until_cheap(fetch: Fetch) -> float:
     return 1
 
 
+def gives_files(fetch: Fetch) -> bool:
+    """Return whether a shard that is fetched is a mapped file, whose pages the kernel may take back."""
+    return not isinstance(fetch, ShardCache) or fetch.keeps_all
+
+
 def fetch_for(store: ObjectStore) -> Fetch:
     """Return what fetches the shards of `store` for a reader that comes back in every epoch: from disk if it can.
 
@@ -72,7 +77,7 @@ class ShardCache:
         self._is_broken = False
         self._granted_bytes = 0
         """What may be written before the folder is looked at again."""
-        self.keeps_all = True
+        self.keeps_all = max_bytes > 0
         """Whether nothing has yet failed to fit."""
         self._changing = threading.Lock()
 
@@ -87,7 +92,8 @@ class ShardCache:
             return kept
         body = fetch_verified(store, key, digest=digest, num_bytes=num_bytes)
         self._keep(digest, body)
-        return body
+        # The file, not the body, which would take memory for as long as anybody reads from it.
+        return self._find(digest, num_bytes) or body
 
     def _find(self, digest: str, num_bytes: int) -> memoryview | None:
         try:

@@ -76,10 +76,12 @@ def _print_plan(planned: "Plan") -> None:
     left = sum(step.state != "done" for step in planned.steps)
     print("Nothing is left to do." if not left else f"{left} of {len(planned.steps)} steps are left.")
     if planned.fused is None:
-        print("There are no teachers: training waits for nobody.")
+        labels = [step.name for step in planned.steps if step.kind == "label"]
+        later = f", and what follows waits for {' and '.join(labels)}" if labels else ""
+        print(f"There are no teachers: the first training waits for nobody{later}.")
         return
-    when = "while labels still arrive" if planned.pipelined else "when all labels are there"
-    print(f"Training starts {when}: {planned.pipelined_because}")
+    starts = "starts" if planned.pipelined else "does not start"
+    print(f"Training {starts} while labels still arrive: {planned.pipelined_because}")
     print(f"Teachers are fused {planned.fused}: {planned.fused_because}")
 
 

@@ -100,8 +100,8 @@ class Labelling:
         return {record.identity: set(inspection.missing(record)) for record in self._records}
 
     def _in_order(self, record: LabelSetRecord) -> Sequence[int]:
-        dataset, train = self._datasets[record.identity], self._context.job.spec.train
+        dataset, first = self._datasets[record.identity], self._context.job.trainings[0]
         if record is not self.teacher.train:
             return range(len(dataset.record.shards))
-        order = epoch_order(dataset, train.order, batch_size=train.batch_size, seed=train.seeds[0], epoch=0)
+        order = epoch_order(dataset, first.order, batch_size=first.batch_size, seed=first.seed, epoch=0)
         return order.shards_by_first_use()

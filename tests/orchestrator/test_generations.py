@@ -9,26 +9,34 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from cluster.session import Capacity
+from cluster.shards.commits import Manifest
 from cluster.shards.dataset import Dataset
-from cluster.shards.records import read_record
+from cluster.shards.labelset import manifest_key
+from cluster.shards.records import overwrite_record, read_record
 from cluster.storage.open import open_store
 from orchestrator.catalogue import label_sets
+from orchestrator.cli.run import plan as plan_command
 from orchestrator.context import RunContext
 from orchestrator.evaluation import EvaluationRecord
+from orchestrator.labelled import SealMisfitError
 from orchestrator.load import dump_spec, parse_spec
 from orchestrator.placement import DoesNotFitError
-from orchestrator.plan import Inspection
+from orchestrator.plan import Inspection, make_plan
 from orchestrator.publishing import publish_report
 from orchestrator.report.record import Report
 from orchestrator.resolve import Job, resolve
 from orchestrator.sources.read import read_source
 from orchestrator.specfile.errors import SpecInvalidError
+from orchestrator.steps.ingest import ingest
+from orchestrator.steps.label import Labelling
 from orchestrator.upkeep import Teachers
 from students.batches import TrainingData
 from students.task import Execution, TrainingTask
-from tests.fixtures.jobs import finished_job, job_spec, narrow, trained_weights, write_sources
+from tests.fixtures.jobs import finished_job, job_spec, narrow, new_context, trained_weights, write_sources
 
 ALONE = ("teachers=[]", "objective=[{term: cross_entropy}]")
+FITNET = "{term: fitnet, student: second, teacher: 'given:layer'}"
+GREEDY = ("fusion.select=greedy",)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,21 @@ def test_generations_are_trained_and_label_one_after_the_other(files: Path) -> N
         "evaluate",
         "export",
     ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [ALONE, ("teachers.given.taps={layer: {}}", f"objective=[{{term: cross_entropy}}, {FITNET}]"), GREEDY],
+)
+def test_all_that_a_generation_says_is_needed_whatever_the_first_one_learns_from(
+    files: Path, overrides: tuple[str, ...]
+) -> None:
+    job = job_of(files, *overrides, "generations={count: 3}")
+    inspection = Inspection(job, open_store(job.spec.store))
+    assert len(job.generations) == 2
+    for generation in job.generations:
+        assert inspection.needed(generation) == (generation.held_out, generation.train, generation.test)
+        assert "no training rows" not in inspection.label(generation).note
 
 
 def test_the_first_generation_learns_from_the_teachers_and_the_next_from_it_alone(files: Path) -> None:
@@ -158,6 +181,60 @@ def test_labels_of_generations_are_label_sets_like_any_other(finished: tuple[Job
     assert names == {"generation-0": "sealed", "generation-1": "sealed"}
     known = Teachers(job, context.store).records
     assert set(known) == {record.prefix for one in job.generations for record in one.label_sets}
+
+
+def test_a_seal_of_a_generation_is_compared_with_the_data_set_too(finished: tuple[Job, RunContext]) -> None:
+    job, context = finished
+    key = manifest_key(job.generations[1].train)
+    whole = bytes(context.store.get(key))
+    manifest = read_record(context.store, key, Manifest)
+    try:
+        overwrite_record(context.store, key, manifest.model_copy(update={"commits": manifest.commits[:1]}))
+        with pytest.raises(SealMisfitError, match="generation-1"):
+            make_plan(job.spec, context.store)
+    finally:
+        context.store.put(key, whole)
+
+
+@pytest.mark.parametrize("generations", [(), ("generations={count: 2}",)])
+def test_teachers_label_in_the_order_in_which_the_first_training_reads(
+    tmp_path: Path, generations: tuple[str, ...]
+) -> None:
+    write_sources(tmp_path)
+    job = job_of(tmp_path, "data.shard_rows=16", "train.seeds=[5, 1]", *generations)
+    ingest(context := new_context(job, open_store(job.spec.store)))
+    context.log.close("done")
+    first = tasks_of(job)[0]
+    data = TrainingData(context.store, first.model_copy(update={"targets": None}), Execution(), rank=0, world_size=1)
+
+    requests = Labelling(context, job.teachers[1]).requests
+
+    asked = [request.number for request in requests if request.record == job.teachers[1].train]
+    assert asked == data.order(0).shards_by_first_use()
+    assert len(asked) > 9
+
+
+def test_a_plan_without_teachers_says_what_waits_for_labels(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = job_spec(files, *ALONE, "generations={count: 3}")
+    (files / "job.yaml").write_text(dump_spec(spec))
+    plan_command(files / "job.yaml")
+    assert (
+        "There are no teachers: the first training waits for nobody, and what follows waits for "
+        "label:generation-0 and label:generation-1."
+    ) in capsys.readouterr().out
+    assert make_plan(spec, open_store(spec.store)).pipelined_because == "no labels of teachers are missing"
+
+
+def test_a_plan_whose_first_generation_is_trained_does_not_say_that_the_student_is(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = job_spec(files, "generations={count: 2}", f"store={tmp_path / 'store'}")
+    (tmp_path / "job.yaml").write_text(dump_spec(spec))
+    store, task = open_store(spec.store), tasks_of(resolve(spec))[0]
+    store.put(task.record_key, b"{}")
+    plan_command(tmp_path / "job.yaml")
+    printed = capsys.readouterr().out
+    assert "Training does not start while labels still arrive: the training that comes first is done" in printed
 
 
 def test_a_generation_that_is_larger_than_the_cluster_is_found_out_before_anything_runs(files: Path) -> None:

@@ -110,8 +110,8 @@ def test_every_teacher_has_its_turn_in_order_and_nothing_is_larger_than_the_clus
 @pytest.mark.parametrize(
     ("train", "teachers", "fused_first", "because"),
     [
-        (None, [teacher("a")], False, "the student is trained already"),
-        (training(), [], False, "all labels are there"),
+        (None, [teacher("a")], False, "the training that comes first is done"),
+        (training(), [], False, "no labels of teachers are missing"),
         (training(pipelined="never"), [teacher("a")], False, "train.pipelined is never"),
         (training(), [teacher("a")], True, "labels are fused before training reads them"),
         (training(2), [teacher("a", cpu=2.5)], False, "need 4.5 CPU, the cluster has 4 CPU and 1 GPU"),

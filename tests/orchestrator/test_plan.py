@@ -14,7 +14,7 @@ from cluster.session import Capacity
 from cluster.shards.calibration import CalibrationRecord, calibration_key
 from cluster.shards.dataset import Dataset, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
-from cluster.shards.records import publish_record
+from cluster.shards.records import publish_record, read_record
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, ObjectStore
 from orchestrator.labelled import SealMisfitError
@@ -152,7 +152,7 @@ class TestWithoutTraces:
         plan = make_plan(job_spec(finished), ReadOnlyStore(DirectoryStore(finished / "store")))
         assert snapshot(finished) == before
         assert [(step.name, step.state) for step in plan.steps] == [(name, "done") for name, _ in STEPS]
-        assert (plan.pipelined, plan.pipelined_because) == (False, "the student is trained already")
+        assert (plan.pipelined, plan.pipelined_because) == (False, "the training that comes first is done")
 
     def test_a_plan_needs_neither_torch_nor_ray(self, files: Path) -> None:
         (files / "job.yaml").write_text(
@@ -280,6 +280,29 @@ class TestStates:
         after = Inspection(job, store)
         assert not after.awaits_selection
         assert [teacher.train in after.needed(teacher) for teacher in job.teachers] == [True, False, True]
+
+    def test_a_teacher_that_labels_again_once_it_is_selected_is_one_step_of_the_run(self, tmp_path: Path) -> None:
+        job, context = finished_job(tmp_path, "fusion.select=greedy")
+        context.log.close("done")
+        assert job.fusion is not None
+        assert job.fusion.ensemble is not None
+        unused = read_record(context.store, job.fusion.ensemble, EnsembleRecord).unused
+        steps = [result for result in context.results if result.kind == "label"]
+        assert [result.name for result in steps] == ["label:fitted", "label:given", "label:graph"]
+        for result in steps:
+            judged = HELD_OUT + TEST_ROWS
+            assert result.rows == (judged if result.name.removeprefix("label:") in unused else LABEL_ROWS)
+            assert result.outcome == "computed"
+            assert result.rows_per_s == pytest.approx(result.rows / result.seconds)
+
+        again = new_context(job, context.store)
+        planned = again.inspect().label(job.teachers[0])
+        again.reused(planned)
+        again.finished(planned.model_copy(update={"state": "partial"}), seconds=2.0, rows=8)
+        again.finished(planned.model_copy(update={"state": "partial"}), seconds=2.0, rows=None)
+        again.log.close("done")
+        (result,) = again.results
+        assert (result.outcome, result.seconds, result.rows, result.rows_per_s) == ("continued", 4.0, 8, 2.0)
 
     def test_labels_of_another_teacher_do_not_count(self, ingested: Job, store: DirectoryStore) -> None:
         graph = ingested.teachers[2].train

@@ -18,6 +18,7 @@ from cluster.storage.protocol import ObjectStore
 from orchestrator.plan import make_plan
 from orchestrator.resolve import Job, resolve
 from orchestrator.scoring import score_job
+from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.fuse import write_fused
 from orchestrator.steps.ingest import ingest
@@ -163,3 +164,11 @@ def test_a_plan_refuses_a_column_that_the_rows_do_not_have(files: Path, column: 
 
     with pytest.raises(WeightingColumnError, match=rf"fusion\.weighting\.{says}"):
         make_plan(spec, open_store(spec.store))
+
+
+def test_fused_labels_are_not_written_for_terms_that_read_none(files: Path) -> None:
+    taps = "teachers.given.taps={layer: {}}"
+    objective = "objective=[{term: cross_entropy}, {term: fitnet, student: second, teacher: 'given:layer'}]"
+
+    with pytest.raises(SpecInvalidError, match=r"fusion\.when says how teachers are fused, and no term reads them"):
+        job_spec(files, taps, objective, "fusion.when=write")

@@ -1,5 +1,6 @@
 """Terms over outputs of modules, end to end in one process: stored or live, they are what the models give."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from scipy.special import log_softmax, softmax
 
 from cluster.models import InputConfig, ModelConfig
 from cluster.optimizers import OptimizerConfig
+from cluster.shards.ahead import SHARDS_AHEAD
+from cluster.shards.codecs.spec import TapConfig
+from cluster.shards.compression import Compression
 from cluster.shards.labelset import LabelSet
-from cluster.shards.reader import UnequalRowsError
+from cluster.shards.order import EpochOrder
+from cluster.shards.reader import UnequalRowsError, read_batches
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
 from students.batches import TrainingData
@@ -26,10 +31,12 @@ from students.objectives.objective import Batch
 from students.objectives.srrl import SRRLTerm
 from students.objectives.term import RowTerm, TeacherTap, TermInputs
 from students.spec import OrderConfig
+from students.stored_labels import RowsInPlace, StoredLabels, shards_in_use
 from students.task import Execution, LiveTeacher, TrainedRecord, TrainingTask
 from tests.fixtures.crashing_store import Killed
+from tests.fixtures.memory_store import MemoryStore
 from tests.fixtures.taught import HINT, KL, ROWS, WIDTH, Taught
-from tests.fixtures.tiny import Smooth, label_record, numbered, points, targets, task, write_rows
+from tests.fixtures.tiny import ROW, Smooth, label_record, numbered, points, targets, task, write_labels, write_rows
 
 CPU = torch.device("cpu")
 
@@ -263,6 +270,80 @@ def test_labels_too_large_for_the_windows_wait_in_their_shards_and_batches_are_t
         assert torch.equal(one.target_logits_NC, other.target_logits_NC)
         assert torch.equal(one.teacher_taps[tap], other.teacher_taps[tap])
         assert one.rows_N is None
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("cache_bytes", ["0", "1000000"])
+def test_labels_stay_in_their_shards_only_where_these_are_mapped_files(
+    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression, cache_bytes: str
+) -> None:
+    monkeypatch.setenv("COFFEY_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COFFEY_CACHE_BYTES", cache_bytes)
+    labels = taught.written({"1": TapConfig()}, compression=compression)
+    order = OrderConfig(lanes=4, window_rows=10**9)
+    training = taught.stored(stored_taps=(labels,), targets=targets(labels), order=order)
+
+    data = TrainingData(CountsReadings(taught.store), training, Execution(), rank=0, world_size=1)
+
+    is_mapped = compression == "none" and cache_bytes != "0"
+    assert set(data._read_shard(0)) == {"x", "label", *([".rows"] if is_mapped else ["0.logits", "0.tap_0"])}
+
+
+def test_labels_in_more_shards_than_a_process_may_open_are_copied_to_the_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COFFEY_CACHE_DIR", str(tmp_path))
+    store = MemoryStore()
+    arrays = numbered(600)
+    dataset, held_out = write_rows(store, arrays, "a", shard_rows=1), write_rows(store, numbered(8), "b")
+    labels = write_labels(store, dataset, np.zeros((600, 3)))
+    order = OrderConfig(lanes=4, window_rows=10**9)
+    training = task(dataset, held_out, objective=(KL,), targets=targets(labels), order=order)
+    data = TrainingData(store, training, Execution(), rank=0, world_size=1)
+    assert "0.logits" in data._read_shard(0)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "num_lanes", "shard_rows", "window_rows", "batch_size"),
+    [
+        (8, 8, 16, 16, 64),
+        (8, 3, 16, 16, 64),
+        (8, 8, 4, 32, 64),
+        (8, 3, 4, 32, 64),
+        (8, 8, 16, 4, 128),
+        (1, 1, 32, 4, 4),
+    ],
+)
+def test_a_shard_is_opened_for_a_window_and_never_again_for_a_row(
+    lanes: int, num_lanes: int, shard_rows: int, window_rows: int, batch_size: int
+) -> None:
+    store, rows = CountsReadings(MemoryStore()), 59 * shard_rows - 1
+    dataset = write_rows(store, numbered(rows), "a", shard_rows=shard_rows)
+    logits = np.arange(3 * rows, dtype=np.float16).reshape(rows, 3)
+    record = write_labels(store, dataset, logits)
+    labels = StoredLabels(LabelSet(store, record), with_logits=True, modules=())
+    order = EpochOrder(
+        [shard.rows for shard in dataset.shards],
+        lanes=lanes,
+        window_rows=window_rows,
+        batch_size=batch_size,
+        seed=7,
+        epoch=0,
+    )
+    in_place = RowsInPlace([labels], order.shard_rows, open_shards=shards_in_use(order, num_lanes=num_lanes))
+    openings = iter(order.openings(range(num_lanes)))
+
+    def read_shard(number: int) -> dict[str, np.ndarray]:
+        in_place.open(next(openings, number))
+        return {ROW: np.arange(number * shard_rows, min(rows, (number + 1) * shard_rows))}
+
+    for ahead in itertools.islice(openings, SHARDS_AHEAD):
+        in_place.open(ahead)
+    for batch in read_batches(read_shard, order, lanes=range(num_lanes)):
+        opened = store.readings.total()
+        found = in_place.rows(0, batch[ROW])
+        assert store.readings.total() == opened
+        np.testing.assert_array_equal(found["logits"], logits[batch[ROW]])
 
 
 def test_labels_that_wait_in_their_shards_are_refused_too_if_they_have_other_rows(taught: Taught) -> None:

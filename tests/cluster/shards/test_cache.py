@@ -2,6 +2,7 @@
 
 import logging
 import math
+import mmap
 import os
 import pickle
 import subprocess
@@ -16,7 +17,7 @@ import torch
 
 from cluster.identity import digest_of
 from cluster.shards import cache as cache_module
-from cluster.shards.cache import CacheSizeError, ShardCache, fetch_for, readings_until_cheap
+from cluster.shards.cache import CacheSizeError, ShardCache, fetch_for, gives_files, readings_until_cheap
 from cluster.shards.verified import ShardCorruptError, fetch_verified
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
@@ -238,6 +239,21 @@ def test_processes_share_a_folder_that_is_too_small_for_all(store: CountedStore,
 def test_a_directory_needs_no_cache(tmp_path: Path) -> None:
     assert fetch_for(DirectoryStore(tmp_path)) is fetch_verified
     assert readings_until_cheap(fetch_verified) == 1
+    assert gives_files(fetch_verified)
+
+
+def test_what_is_kept_is_a_mapped_file_from_the_first_time_on(store: CountedStore, folder: Path) -> None:
+    cache, digest = ShardCache(folder, max_bytes=3000), digest_of(BODIES[0])
+    assert gives_files(cache)
+    for _ in range(2):
+        assert isinstance(cache(store, "shards/0", digest=digest, num_bytes=1000).obj, mmap.mmap)
+
+
+def test_a_cache_without_room_gives_no_files(store: CountedStore, folder: Path) -> None:
+    cache = ShardCache(folder, max_bytes=0)
+    assert not gives_files(cache)
+    assert readings_until_cheap(cache) == math.inf
+    fetch(cache, store, 0)
 
 
 def test_a_cache_that_had_to_let_something_go_promises_nothing(store: CountedStore, folder: Path) -> None:
