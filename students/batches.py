@@ -1,8 +1,10 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,12 +14,12 @@ from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, readings_until_cheap
 from cluster.shards.dataset import Dataset
-from cluster.shards.labelset import LabelSet, LabelSetRecord
-from cluster.shards.logits import LogitsReader
+from cluster.shards.labelset import LabelSet
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
-from cluster.shards.verified import Fetch
+from cluster.shards.views.look import OWN_SHARE, PARTNER_LABEL, look
+from cluster.shards.views.spec import View
 from cluster.storage.protocol import ObjectStore
 from students.blend import fuse_rows, names_of
 from students.ensembles.ensemble import Ensemble
@@ -27,8 +29,8 @@ from students.objectives.objective import Batch
 from students.objectives.sparse_target import SparseTarget
 from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
-from students.stored_taps import StoredTaps
 from students.task import Execution, TrainingTask
+from students.view_labels import ViewLabels
 
 _ROWS = ".rows"
 """The numbers of the rows: beside stored columns, whose names have no dot."""
@@ -74,24 +76,20 @@ class TrainingData:
         self._dataset = Dataset.open(store, task.dataset, fetch=self._fetch)
         self._lanes = lanes_of_worker(rank, world_size, task.order.lanes)
         self._ensemble = Ensemble.open(store, task.targets) if task.targets else None
-        parts = self._ensemble.used(task.targets.parts) if task.targets and self._ensemble else ()
-        self._label_sets = [LogitsReader(_open_labels(store, part.labels, self._fetch)) for part in parts]
-        self._stored_taps = [
-            StoredTaps(_open_labels(store, record, self._fetch), task.modules_of(record.teacher))
-            for record in task.stored_taps
-        ]
+        self._labels = dict[int, ViewLabels]()
+        """By number of the view."""
         self._read_at = target_temperature(task.objective)
         self._reads = frozenset[Input]().union(*(term.reads for term in task.objective))
         self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
         self.columns = record.columns
-        self.labelled_share = record.labelled_rows / record.rows
+        self.labelled_share = (record.labelled_rows / record.rows) ** (2 if task.views and task.views.is_mixed else 1)
         self.num_classes = len(record.classes)
 
     def shapes(self) -> Shapes:
         """Return what is known of the rows, and of outputs that are stored with them."""
-        stored = {tap: shape for taps in self._stored_taps for tap, shape in taps.shapes().items()}
+        stored = {tap: shape for taps in self._labels_of(0).taps for tap, shape in taps.shapes().items()}
         return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=stored)
 
     def order(self, epoch: int) -> EpochOrder:
@@ -104,62 +102,75 @@ class TrainingData:
         """Yield this worker's part of every global batch from `first_step` of the whole training on, read ahead."""
         return prefetched(self._converted(self._read_from(first_step), device), depth=_READ_AHEAD)
 
-    def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+    def _read_from(self, first_step: int) -> Iterator[tuple[ViewLabels, dict[str, np.ndarray]]]:
         # One stream over all epochs: the first batch of an epoch is read while the last one is learnt from.
         first_epoch, step = divmod(first_step, self.order(0).num_steps)
         starts = [(epoch, step if epoch == first_epoch else 0) for epoch in range(first_epoch, self._task.epochs)]
-        numbers = (number for epoch, step in starts for number in self.order(epoch).openings(self._lanes, step))
         shards = ShardsAhead(
             self._read_shard,
-            numbers,
+            (
+                self._place(epoch, number)
+                for epoch, step in starts
+                for number in self.order(epoch).openings(self._lanes, step)
+            ),
             is_ready=self._is_labelled,
-            readings_until_cheap=lambda: readings_until_cheap(self._fetch),
+            readings_until_cheap=lambda: math.inf if self._task.views else readings_until_cheap(self._fetch),
         )
         for epoch, step in starts:
-            yield from read_batches(shards, self.order(epoch), lanes=self._lanes, first_step=step)
+            read = partial(self._shard_in, epoch, shards)
+            for arrays in read_batches(read, self.order(epoch), lanes=self._lanes, first_step=step):
+                yield self._labels_of(self._view_in(epoch)), arrays
 
-    def _converted(self, read: Iterator[dict[str, np.ndarray]], device: torch.device) -> Iterator[Batch]:
+    def _converted(
+        self, read: Iterator[tuple[ViewLabels, dict[str, np.ndarray]]], device: torch.device
+    ) -> Iterator[Batch]:
         # This body runs in the read-ahead thread, where torch would take every core for itself.
         torch.set_num_threads(1)
-        for arrays in read:
-            yield self._batch(arrays, device)
+        for labels, arrays in read:
+            yield self._batch(labels, arrays, device)
 
-    def _batch(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> Batch:
+    def _batch(self, labels: ViewLabels, arrays: Mapping[str, np.ndarray], device: torch.device) -> Batch:
         config = self._task.model.inputs
         inputs = to_inputs(input_array(arrays, config), config)
-        labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
-        target, each = self._of_teachers(arrays)
+        target, each = self._of_teachers(labels, arrays)
         taps = {
             tap: output.to(device, non_blocking=True)
-            for place, stored in enumerate(self._stored_taps, start=len(self._label_sets))
+            for place, stored in enumerate(labels.taps, start=len(labels.targets))
             for tap, output in stored.decode(_columns_of(place, arrays)).items()
         }
+        is_mixed = PARTNER_LABEL in arrays
         teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
-            labels.to(device, non_blocking=True),
+            _class_indices(arrays[LABEL]).to(device, non_blocking=True),
             None if target is None else target.to(device, non_blocking=True),
             torch.from_numpy(arrays[_ROWS]).to(device, non_blocking=True) if self._needs_rows else None,
             taps,
             teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
             teacher_inputs={name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
-            sparse=self._sparse_target(arrays, device),
+            sparse=self._sparse_target(labels, arrays, device),
+            partner_labels_N=_class_indices(arrays[PARTNER_LABEL]).to(device, non_blocking=True) if is_mixed else None,
+            own_shares_N=torch.from_numpy(arrays[OWN_SHARE]).to(device, non_blocking=True) if is_mixed else None,
         )
 
-    def _sparse_target(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> SparseTarget | None:
+    def _sparse_target(
+        self, labels: ViewLabels, arrays: Mapping[str, np.ndarray], device: torch.device
+    ) -> SparseTarget | None:
         if "sparse" not in self._reads:
             return None
-        (labels,) = self._label_sets
-        return SparseTarget.of(labels.decode_sparse(_columns_of(0, arrays), temperature=self._read_at)).to(device)
+        (teacher,) = labels.targets
+        return SparseTarget.of(teacher.decode_sparse(_columns_of(0, arrays), temperature=self._read_at)).to(device)
 
-    def _of_teachers(self, arrays: Mapping[str, np.ndarray]) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+    def _of_teachers(
+        self, labels: ViewLabels, arrays: Mapping[str, np.ndarray]
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
         targets = self._task.targets
         if targets is None or self._ensemble is None or "target" not in self._reads:
             return None, {}
         logits = [
-            labels.decode(_columns_of(place, arrays), temperature=self._read_at)
-            for place, labels in enumerate(self._label_sets)
+            teacher.decode(_columns_of(place, arrays), temperature=self._read_at)
+            for place, teacher in enumerate(labels.targets)
         ]
         log_probs_KNC = self._ensemble.calibrated(logits)
         names = self._ensemble.used(names_of(targets))
@@ -167,26 +178,49 @@ class TrainingData:
         fused = None if is_blended else fuse_rows(self._ensemble, targets.weighting, names, log_probs_KNC, arrays)
         return fused, dict(zip(names, log_probs_KNC, strict=True)) if self._task.needs_each_teacher else {}
 
-    def _read_shard(self, number: int) -> dict[str, np.ndarray]:
-        arrays = self._dataset.read(number)
+    def _view(self, number: int) -> View | None:
+        return None if self._task.views is None else self._task.views.view(number)
+
+    def _view_in(self, epoch: int) -> int:
+        return 0 if self._task.views is None else self._task.views.number_in(epoch)
+
+    def _place(self, epoch: int, number: int) -> int:
+        """Return a number of its own for a shard in the view that an epoch sees."""
+        return self._view_in(epoch) * len(self._dataset.record.shards) + number
+
+    def _shard_in(self, epoch: int, shards: ShardsAhead, number: int) -> Mapping[str, np.ndarray]:
+        return shards(self._place(epoch, number))
+
+    def _labels_of(self, view: int) -> ViewLabels:
+        # Two threads may open the same view at once; either result will do.
+        if view not in self._labels:
+            targets = self._task.targets
+            parts = self._ensemble.used(targets.parts) if targets and self._ensemble else ()
+            self._labels[view] = ViewLabels(self._store, self._task, parts, self._view(view), self._fetch)
+        return self._labels[view]
+
+    def _read_shard(self, place: int) -> dict[str, np.ndarray]:
+        view, number = divmod(place, len(self._dataset.record.shards))
+        arrays = look(self._dataset.read(number), self._view(view))
         inputs = input_array(arrays, self._task.model.inputs)
-        kept = {LABEL, self._task.targets.weighting.column_read if self._task.targets else None}
+        kept = {
+            LABEL,
+            PARTNER_LABEL,
+            OWN_SHARE,
+            self._task.targets.weighting.column_read if self._task.targets else None,
+        }
         columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
         columns |= {} if self._live is None else self._live.columns(arrays)
         if self._needs_rows:
             columns[_ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
-        for place, (labels, read) in enumerate(self._readers()):
+        for stored, (labels, read) in enumerate(self._labels_of(view).readers()):
             self._wait_for(labels, number)
-            columns |= {_target_name(place, name): array for name, array in read(number).items()}
+            columns |= {_target_name(stored, name): array for name, array in read(number).items()}
         return columns
 
-    def _readers(self) -> Iterator[tuple[LabelSet, Callable[[int], dict[str, np.ndarray]]]]:
-        """Yield label sets, and what reads a shard of them: first those with targets, then those with taps."""
-        yield from ((reader.labels, reader.columns) for reader in self._label_sets)
-        yield from ((taps.labels, taps.read) for taps in self._stored_taps)
-
-    def _is_labelled(self, number: int) -> bool:
-        return all(labels.committed(number) is not None for labels, _ in self._readers())
+    def _is_labelled(self, place: int) -> bool:
+        view, number = divmod(place, len(self._dataset.record.shards))
+        return all(labels.committed(number) is not None for labels, _ in self._labels_of(view).readers())
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
@@ -236,8 +270,5 @@ def _columns_of(place: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _open_labels(store: ObjectStore, record: LabelSetRecord, fetch: Fetch) -> LabelSet:
-    labels = LabelSet(store, record, fetch=fetch)
-    if labels.is_sealed():
-        labels.load_manifest()
-    return labels
+def _class_indices(labels_N: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(labels_N.astype(np.int64))

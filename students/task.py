@@ -14,6 +14,7 @@ from cluster.models import ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
+from cluster.shards.views.spec import ViewsConfig
 from cluster.weights import StoredWeights
 from students.objectives.catalogue import TermConfig
 from students.objectives.term import TeacherTap
@@ -78,6 +79,8 @@ class TrainingTask(Config):
     optimizer: OptimizerConfig
     seed: int
     order: OrderConfig
+    views: ViewsConfig | None = Field(default=None, exclude_if=lambda views: views is None)
+    """How rows are seen; label sets are then those of the rows as they are, from which those of each view follow."""
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @property
