@@ -33,6 +33,8 @@ class LabelSetSummary(Config):
     columns: tuple[Column, ...]
     codec: str
     """How the columns hold the teacher's distributions: a codec and its settings."""
+    view: int | None = None
+    """Number of the view in which the teacher saw the rows; None: as they are."""
     problem: str = ""
     """What is wrong with a damaged set."""
 
@@ -146,4 +148,5 @@ def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary
         num_bytes=sum(commit.num_bytes for commit in commits),
         columns=labels.record.columns,
         codec=str(labels.record.codec),
+        view=labels.record.view.number if labels.record.view else None,
     )

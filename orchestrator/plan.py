@@ -136,7 +136,7 @@ class Inspection:
             state=state,
             rows=known,
             rows_done=done,
-            note=f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve",
+            note=f"{_views(teacher)}{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve",
         )
 
     def calibrate(self, teacher: ResolvedTeacher, method: Method) -> PlannedStep:
@@ -154,15 +154,15 @@ class Inspection:
 
     def fuse(self, record: LabelSetRecord) -> PlannedStep:
         """Look for the fused labels."""
-        dataset = self._datasets[record.dataset]
-        done = self._rows_labelled(record)
-        is_sealed = LabelSet(self._store, record).is_sealed()
+        dataset, records = self._datasets[record.dataset], self._job.seen(record)
+        done = sum(map(self._rows_labelled, records))
+        is_sealed = all(LabelSet(self._store, seen).is_sealed() for seen in records)
         return PlannedStep(
             name="fuse",
             kind="fuse",
             identity=record.identity,
             state="done" if is_sealed else ("partial" if done else "to do"),
-            rows=dataset.rows if dataset else None,
+            rows=len(records) * dataset.rows if dataset else None,
             rows_done=done,
             note=f"{self._job.spec.fusion.combine}, {self._job.spec.fusion.weighting.method} shares",
         )
@@ -233,6 +233,11 @@ class Inspection:
         identity = key.rpartition("-")[2].removesuffix(".json").rpartition("/")[2]
         state = _state(int(self._store.exists(key)), 1)
         return PlannedStep(name=name, kind=kind, identity=identity, state=state, note=note)
+
+
+def _views(teacher: ResolvedTeacher) -> str:
+    """Say in how many views it sees the training rows, if not only as they are."""
+    return "" if teacher.views == (teacher.train,) else f"{len(teacher.views)} view(s) of the training rows, "
 
 
 def _shares(record: EnsembleRecord) -> list[str]:

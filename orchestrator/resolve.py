@@ -21,6 +21,7 @@ from orchestrator.probing import Probed, check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds, dataset_ids
+from orchestrator.viewing import check_views, views_of, views_of_lone, views_of_student
 from students.ensembles.record import check_num_weights, ensemble_key
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
@@ -44,13 +45,16 @@ class ResolvedTeacher:
     given: StoredWeights | None
     """Where weights that the user gave lie in the store once it labels."""
     train: LabelSetRecord
+    """Of the training rows as they are, from which those of each view follow."""
     held_out: LabelSetRecord
     test: LabelSetRecord
+    views: tuple[LabelSetRecord, ...]
+    """What it writes of the training rows: one set, or one for each view."""
 
     @property
     def label_sets(self) -> tuple[LabelSetRecord, ...]:
         """Its label sets in the order in which they are needed."""
-        return self.held_out, self.train, self.test
+        return self.held_out, *self.views, self.test
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Job:
     datasets: DatasetIds
     teachers: tuple[ResolvedTeacher, ...]
     fused: LabelSetRecord | None
-    """The label set that the fuse step writes, if one is asked for."""
+    """The label set that the fuse step writes, if one is asked for; in views, one for each."""
     students: tuple[TrainingTask, ...]
     """One for each seed."""
     baselines: tuple[tuple[TrainingTask, ...], ...]
@@ -72,6 +76,10 @@ class Job:
     def fusion(self) -> Targets:
         """How the teachers are fused for training rows, whether it is done while reading or before."""
         return _fusion(self.spec, self.teachers)
+
+    def seen(self, record: LabelSetRecord) -> tuple[LabelSetRecord, ...]:
+        """Return the label sets that stand for one of the training rows: itself, or one for each view."""
+        return tuple(record.seen(view) for view in views_of(self.spec))
 
     @property
     def evaluation_key(self) -> str:
@@ -104,10 +112,12 @@ def resolve(spec: JobSpec) -> Job:
         TooManyWeightsError: there are too many classes for the way in which teachers are combined.
         ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
             there, or what it gives cannot be stored or compared.
+        ViewMisfitError: rows cannot be seen as `data.views` says.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
     check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
+    check_views(spec)
     probed = probe(spec, num_classes=len(classes))
     check_terms(spec, probed.shapes(num_classes=len(classes)))
     teachers = tuple(_teacher(spec, teacher, datasets, classes, probed) for teacher in spec.teachers)
@@ -156,7 +166,8 @@ def _teacher(
         # Outputs of modules are for training: no other rows are compared with a student's.
         for dataset, taps in ((datasets.train, config.taps), (datasets.held_out, {}), (datasets.test, {}))
     )
-    return ResolvedTeacher(config, identity, fit, given, train, held_out, test)
+    seen = tuple(train.seen(view) for view in views_of(spec))
+    return ResolvedTeacher(config, identity, fit, given, train, held_out, test, seen)
 
 
 def _columns(config: TeacherConfig, num_classes: int) -> tuple[Column, ...]:
@@ -250,6 +261,7 @@ def _student(
         seed=seed,
         order=spec.train.order,
         precision=spec.train.precision,
+        views=views_of_student(spec),
     )
 
 
@@ -270,6 +282,7 @@ def _baseline(spec: JobSpec, datasets: DatasetIds, seed: int) -> tuple[TrainingT
             seed=seed,
             order=spec.train.order,
             precision=spec.train.precision,
+            views=views_of_lone(spec),
         )
         for epochs in spec.baseline.epochs
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Config
+from orchestrator.blending import unblendable
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from orchestrator.tapping import untappable
@@ -115,6 +116,13 @@ class JobSpec(Config):
     def _teachers_can_be_weighed(self) -> "JobSpec":
         names = [teacher.name for teacher in self.teachers]
         if problems := list(unweighable(names, self.fusion, self.objective)):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
+    def _rows_can_be_blended(self) -> "JobSpec":
+        columns = [self.student.inputs.column, *(teacher.inputs.column for teacher in self.teachers)]
+        if problems := list(unblendable(self.data.views, self.fusion, self.objective, columns)):
             raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 

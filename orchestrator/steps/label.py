@@ -100,7 +100,8 @@ class Labelling:
 
     def _in_order(self, record: LabelSetRecord) -> Sequence[int]:
         dataset, train = self._datasets[record.identity], self._context.job.spec.train
-        if record is not self.teacher.train:
+        if record not in self.teacher.views:
             return range(len(dataset.record.shards))
-        order = epoch_order(dataset, train.order, batch_size=train.batch_size, seed=train.seeds[0], epoch=0)
+        epoch = self.teacher.views.index(record)  # the first that sees the view
+        order = epoch_order(dataset, train.order, batch_size=train.batch_size, seed=train.seeds[0], epoch=epoch)
         return order.shards_by_first_use()

@@ -53,10 +53,10 @@ def rotated(images: np.ndarray, config: RotateConfig, bits_NK: np.ndarray) -> np
 
 def stored_as(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return float32s as the type of a column; integers are rounded, to even, and kept in their range."""
-    if dtype.kind != "u":
-        return values.astype(dtype, copy=False)
-    whole: np.ndarray = np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
-    return whole
+    if dtype.kind == "u":
+        values = np.clip(np.rint(values), 0, np.iinfo(dtype).max)
+    stored: np.ndarray = values.astype(dtype, copy=False)
+    return stored
 
 
 def _zoomed_axis(length: int, side_N: np.ndarray, at_N: np.ndarray) -> np.ndarray:
