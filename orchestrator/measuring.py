@@ -15,7 +15,7 @@ from cluster.modules import build_module, in_fast_layout, input_array, load_weig
 from cluster.shards.records import read_record
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
-from orchestrator.resolve import ResolvedTeacher
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.weights import weights_of
 from students.task import TrainedRecord, TrainingTask
 from teachers.backends.load import load_backend

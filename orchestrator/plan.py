@@ -12,8 +12,9 @@ from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.placement import Placement, check_room, place
-from orchestrator.resolve import Job, ResolvedTeacher, resolve
+from orchestrator.resolve import Job, resolve
 from orchestrator.spec import JobSpec
 from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord
@@ -45,8 +46,8 @@ class Plan(Config):
     pipelined: bool
     """Whether training starts while labels still arrive."""
     pipelined_because: str
-    fused: FusedWhen
-    """When the teachers become one target."""
+    fused: FusedWhen | None
+    """When the teachers become one target; None where there are none."""
     fused_because: str
 
 
@@ -61,7 +62,7 @@ def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
         capacity = local_capacity(spec.cluster.cpus)
         inspection.check_room(capacity)
         placement = inspection.place(capacity)
-    fused, fused_because = fused_when(spec.fusion, spec.objective)
+    fused, fused_because = fused_when(spec.fusion, spec.objective) if spec.teachers else (None, "there are no teachers")
     return Plan(
         name=spec.name,
         store=store.uri,
@@ -91,7 +92,7 @@ class Inspection:
         steps += [self.label(teacher) for teacher in job.teachers]
         if (method := job.spec.fusion.calibration) is not None:
             steps += [self.calibrate(teacher, method) for teacher in job.teachers]
-        if job.fusion.ensemble is not None:
+        if job.fusion is not None and job.fusion.ensemble is not None:
             steps.append(self.combine(job.fusion.ensemble))
         if job.fused is not None:
             steps.append(self.fuse(job.fused))
@@ -178,7 +179,7 @@ class Inspection:
         assert self._job.spec.baseline is not None  # noqa: S101 - called only with baselines in the job
         lengths = ", ".join(map(str, self._job.spec.baseline.epochs))
         tasks = tuple(task for tasks in self._job.baselines for task in tasks)
-        return self._trained("baseline", "baseline", tasks, note=f"without teachers, {lengths} epochs")
+        return self._trained("baseline", "baseline", tasks, note=f"on labels alone, {lengths} epochs")
 
     def evaluate(self) -> PlannedStep:
         """Look for the figures."""

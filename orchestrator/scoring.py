@@ -18,9 +18,10 @@ from cluster.shards.schema import LABEL, ROW
 from cluster.storage.protocol import ObjectStore
 from orchestrator.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
 from orchestrator.evaluation import EvaluationRecord
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.measuring import Measured, measure_student, measure_teacher
 from orchestrator.report.record import Agreement, CalibrationResult, ModelResult, Role, Sample, Summary
-from orchestrator.resolve import ENSEMBLE, Job, ResolvedTeacher
+from orchestrator.resolve import ENSEMBLE, Job
 from students.ensembles.ensemble import Ensemble
 from students.metrics import accuracy, agreement, kl, nll
 from students.reliability import ece, reliability
@@ -65,21 +66,23 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
     torch.set_num_threads(1)
     test, held_out = _Rows.load(store, job.datasets.test), _Rows.load(store, job.datasets.held_out)
     teachers = [_score_teacher(store, teacher, test) for teacher in job.teachers]
-    voices, whole = _voices(store, job, teachers), Ensemble.open(store, job.fusion)
     rows = test.arrays, held_out.arrays
-    ensemble = _score_ensemble(job, teachers, voices, whole, rows)
+    voices, whole = _voices(store, job, teachers), None if job.fusion is None else Ensemble.open(store, job.fusion)
+    authorities = [*teachers, *([] if whole is None else [_score_ensemble(job, teachers, voices, whole, rows)])]
     lone, name = [chosen_length(store, tasks) for tasks in job.baselines], job.spec.student.name
     baselines = [_score_trained(store, task, rows, name="baseline", role="baseline") for task in lone]
     students = [_score_trained(store, task, rows, name=name, role="student") for task in job.students]
-    models = [*teachers, ensemble, *baselines, *students]
+    models = [*authorities, *baselines, *students]
     return EvaluationRecord(
         models=tuple(_result(model, test.labels_N) for model in models),
         calibrations=tuple(
             _calibration(model, voice.calibration, test.labels_N) for model, voice in zip(teachers, voices, strict=True)
         ),
-        contributions=contributions(job.spec.fusion, voices, whole, held_out=held_out.arrays, test=test.arrays),
-        agreements=tuple(_agreement(model, students) for model in [*teachers, ensemble]),
-        samples=_samples(test, [*teachers, ensemble, *baselines[:1], *students[:1]]),
+        contributions=()
+        if whole is None
+        else contributions(job.spec.fusion, voices, whole, held_out=held_out.arrays, test=test.arrays),
+        agreements=tuple(_agreement(model, students) for model in authorities),
+        samples=_samples(test, [*authorities, *baselines[:1], *students[:1]]),
         summary=_summary(models, test, held_out),
     )
 
@@ -107,9 +110,10 @@ def _score_teacher(store: ObjectStore, teacher: ResolvedTeacher, test: _Rows) ->
 
 
 def _voices(store: ObjectStore, job: Job, teachers: Sequence[_Scored]) -> list[Voice]:
+    parts = () if job.fusion is None else job.fusion.parts
     return [
         Voice(teacher.name, part.weight, calibration_of(store, part.calibration), teacher.held_out_NC, teacher.test_NC)
-        for teacher, part in zip(teachers, job.fusion.parts, strict=True)
+        for teacher, part in zip(teachers, parts, strict=True)
     ]
 
 
@@ -207,16 +211,19 @@ def _probabilities(logits_C: np.ndarray) -> tuple[float, ...]:
 
 def _summary(models: Sequence[_Scored], test: _Rows, held_out: _Rows) -> Summary:
     by_role = {role: [model for model in models if model.role == role] for role in get_args(Role)}
-    (ensemble,), students = by_role["ensemble"], by_role["student"]
+    ensembles, students = by_role["ensemble"], by_role["student"]
     reached = [accuracy(student.test_NC, test.labels_N) for student in students]
     lone = [accuracy(baseline.test_NC, test.labels_N) for baseline in by_role["baseline"]]
-    top = accuracy(ensemble.test_NC, test.labels_N)
-    gap = top - fmean(lone) if lone else 0.0
-    lead, error = _lead([ensemble.held_out_NC], [one.held_out_NC for one in by_role["baseline"]], held_out.labels_N)
+    top = accuracy(ensembles[0].test_NC, test.labels_N) if ensembles else None
+    gap = top - fmean(lone) if lone and top is not None else 0.0
+    lead, error = _lead(
+        [one.held_out_NC for one in ensembles], [one.held_out_NC for one in by_role["baseline"]], held_out.labels_N
+    )
     _, gain_error = _lead(
         [one.test_NC for one in students], [one.test_NC for one in by_role["baseline"]], test.labels_N
     )
-    size, small = ensemble.measured.parameters, students[0].measured.parameters
+    size = ensembles[0].measured.parameters if ensembles else None
+    small = students[0].measured.parameters
     return Summary(
         ensemble_accuracy=top,
         baseline_accuracy=fmean(lone) if lone else None,
@@ -235,7 +242,7 @@ def _lead(
     ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], labels_N: np.ndarray
 ) -> tuple[float | None, float | None]:
     """Return how far some logits `[N, C]` lead others in accuracy, and the standard error, rows paired."""
-    if not theirs:
+    if not (ours and theirs):
         return None, None
     hits, lone = (np.mean([part.argmax(axis=1) == labels_N for part in parts], axis=0) for parts in (ours, theirs))
     difference = hits - lone

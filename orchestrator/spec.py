@@ -9,6 +9,7 @@ from orchestrator.blending import unblendable
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from orchestrator.tapping import untappable
+from orchestrator.untaught import untaught
 from orchestrator.weighing import unweighable
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
@@ -36,7 +37,8 @@ class JobSpec(Config):
     store: str = "./coffey-store"
     """A directory or s3://bucket/prefix."""
     data: DataConfig
-    teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)]
+    teachers: tuple[TeacherConfig, ...]
+    """May be empty where something else teaches the student."""
     fusion: FusionConfig = FusionConfig()
     student: StudentConfig
     objective: Annotated[tuple[TermConfig, ...], Field(min_length=1)] = (
@@ -48,6 +50,19 @@ class JobSpec(Config):
     """null: do not train the lone student."""
     export: tuple[Literal["safetensors", "onnx"], ...] = ("safetensors", "onnx")
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _teachers_are_listened_to(self) -> "JobSpec":
+        if not self.teachers and (problems := list(untaught(self.fusion, self.objective, is_taught_otherwise=False))):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
+        if self.teachers and not any(term.needs_teachers for term in self.objective):
+            raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
+        if not any(term.reads - {"taps"} for term in self.objective):
+            raise ValueError(
+                "objective: every term reads modules alone, and the student's outputs are never trained; expected "
+                "another term beside them, such as `kl` or `cross_entropy`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> "JobSpec":
@@ -78,17 +93,6 @@ class JobSpec(Config):
                 raise ValueError(
                     f"{field} is {size} and train.order.lanes is {lanes}; expected a batch of at least two rows a lane"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _teachers_are_listened_to(self) -> "JobSpec":
-        if not any(term.reads - {"labels"} for term in self.objective):
-            raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
-        if not any(term.reads - {"taps"} for term in self.objective):
-            raise ValueError(
-                "objective: every term reads modules alone, and the student's outputs are never trained; expected "
-                "another term beside them, such as `kl` or `cross_entropy`"
-            )
         return self
 
     @model_validator(mode="after")

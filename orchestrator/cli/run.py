@@ -73,6 +73,9 @@ def _print_plan(planned: "Plan") -> None:
     )
     left = sum(step.state != "done" for step in planned.steps)
     print("Nothing is left to do." if not left else f"{left} of {len(planned.steps)} steps are left.")
+    if planned.fused is None:
+        print("There are no teachers: training waits for nobody.")
+        return
     when = "while labels still arrive" if planned.pipelined else "when all labels are there"
     print(f"Training starts {when}: {planned.pipelined_because}")
     print(f"Teachers are fused {planned.fused}: {planned.fused_because}")

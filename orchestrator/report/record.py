@@ -125,7 +125,8 @@ class DataSummary(Config):
 class Summary(Config):
     """The question that a reader has: did it pay?"""
 
-    ensemble_accuracy: Share
+    ensemble_accuracy: Share | None
+    """None without teachers."""
     baseline_accuracy: Share | None
     """Mean over seeds; None without a baseline."""
     baseline_std: float | None
@@ -135,11 +136,11 @@ class Summary(Config):
     gain_stderr: float | None = None
     """Standard error of the student's gain over the baseline on the test rows, rows paired; None without a baseline."""
     gap_recovered: float | None
-    """(student - baseline) / (ensemble - baseline); None where the ensemble is not better than the baseline."""
+    """(student - baseline) / (ensemble - baseline); None where no ensemble is better than the baseline."""
     compression: float | None
-    """Parameters of the teachers that the ensemble uses over those of the student."""
+    """Parameters of the teachers that the ensemble uses over those of the student; None without teachers."""
     teachers_lead: float | None
-    """Accuracy of the ensemble minus that of the baseline on the held-out rows."""
+    """Accuracy of the ensemble minus that of the baseline on the held-out rows; None without either."""
     teachers_lead_stderr: float | None
     """Standard error of that difference, rows paired."""
 

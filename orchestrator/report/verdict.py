@@ -13,7 +13,8 @@ def verdict(report: Report) -> str:
     summary = report.summary
     deeds = [*_recovery(summary), *_compression(summary), *_speed(report)]
     parts = [f"{_judgement(summary)}: {_accuracies(report)}"]
-    if summary.baseline_accuracy is not None and summary.gap_recovered is None:
+    can_recover = summary.baseline_accuracy is not None and summary.ensemble_accuracy is not None
+    if can_recover and summary.gap_recovered is None:
         parts.append("the ensemble is no better than the lone student, so there is no gap to recover")
     if deeds:
         parts.append(f"the student {_listed(deeds)}")
@@ -37,9 +38,14 @@ def _accuracies(report: Report) -> str:
     ]
     subjects[0] += f" (mean of {seeds} seeds)" if seeds > 1 else " (one seed)"
     if summary.baseline_accuracy is not None:
-        subjects.append(f"the same student trained without teachers on {percent(summary.baseline_accuracy)}")
-    subjects.append(f"the ensemble on {percent(summary.ensemble_accuracy)}")
+        subjects.append(f"the same student trained {_alone(summary)} on {percent(summary.baseline_accuracy)}")
+    if summary.ensemble_accuracy is not None:
+        subjects.append(f"the ensemble on {percent(summary.ensemble_accuracy)}")
     return _listed(subjects)
+
+
+def _alone(summary: Summary) -> str:
+    return "on the same labels alone" if summary.ensemble_accuracy is None else "without teachers"
 
 
 def _recovery(summary: Summary) -> list[str]:

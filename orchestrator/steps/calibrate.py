@@ -9,8 +9,9 @@ from cluster.shards.logits import LogitsReader
 from cluster.shards.records import publish_record
 from cluster.shards.schema import LABEL
 from orchestrator.context import RunContext
-from orchestrator.resolve import ResolvedTeacher
+from orchestrator.labellers import ResolvedTeacher
 from students.ensembles.learn import learn
+from students.task import Targets
 from teachers.calibration import calibrate
 
 
@@ -19,8 +20,9 @@ def calibrate_teachers(context: RunContext) -> None:
     if (method := context.job.spec.fusion.calibration) is not None:
         for teacher in context.job.teachers:
             _calibrate(context, teacher, method)
-    if (key := context.job.fusion.ensemble) is not None:
-        _combine(context, key)
+    targets = context.job.fusion
+    if targets is not None and targets.ensemble is not None:
+        _combine(context, targets, targets.ensemble)
 
 
 def _calibrate(context: RunContext, teacher: ResolvedTeacher, method: Method) -> None:
@@ -35,14 +37,14 @@ def _calibrate(context: RunContext, teacher: ResolvedTeacher, method: Method) ->
         account.rows = len(truth)
 
 
-def _combine(context: RunContext, key: str) -> None:
+def _combine(context: RunContext, targets: Targets, key: str) -> None:
     planned = context.inspect().combine(key)
     if planned.state == "done":
         context.reused(planned)
         return
     job = context.job
     with context.step(planned) as account:
-        calibrations = [calibration_of(context.store, part.calibration) for part in job.fusion.parts]
+        calibrations = [calibration_of(context.store, part.calibration) for part in targets.parts]
         held_out = [_held_out(context, teacher) for teacher in job.teachers]
         logits = [fitted.apply(raw) for fitted, (raw, _) in zip(calibrations, held_out, strict=True)]
         names, truth = [teacher.config.name for teacher in job.teachers], held_out[0][1]

@@ -26,7 +26,8 @@ def evaluate(context: RunContext) -> None:
 def _rows(context: RunContext) -> int:
     """Return the test rows that all models together are judged on."""
     job = context.job
-    models = len(job.teachers) + 1 + len(job.baselines) + len(job.students)
+    ensembles = 0 if job.fusion is None else 1
+    models = len(job.teachers) + ensembles + len(job.baselines) + len(job.students)
     return models * Dataset.open(context.store, job.datasets.test).record.rows
 
 

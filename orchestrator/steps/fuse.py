@@ -20,15 +20,15 @@ from teachers.outputs import figures_of, statistics_of
 
 def fuse_labels(context: RunContext) -> None:
     """Write the fused label set if the job asks for one and it is not there."""
-    record = context.job.fused
-    if record is None:
+    record, targets = context.job.fused, context.job.fusion
+    if record is None or targets is None:
         return
     planned = context.inspect().fuse(record)
     if planned.state == "done":
         context.reused(planned)
         return
     with context.step(planned) as account:
-        fusing = [_fuse.remote(context.store.uri, seen, context.job.fusion) for seen in context.job.seen(record)]
+        fusing = [_fuse.remote(context.store.uri, seen, targets) for seen in context.job.seen(record)]
         account.rows = sum(map(result_of, fusing))
 
 

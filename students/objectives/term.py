@@ -125,6 +125,11 @@ class Term(Config):
         """Linear layers of teachers whose weights it reads."""
         return ()
 
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether it reads anything of teachers: what they say, outputs of their modules, or their weights."""
+        return bool(self.reads & {"target", "sparse"} or self.teacher_modules or self.teacher_heads)
+
     def misfit(self, shapes: Shapes) -> str | None:
         """Return why outputs of these shapes cannot be compared, if they cannot.
 

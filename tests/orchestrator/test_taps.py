@@ -18,9 +18,10 @@ from cluster.storage.directory import DirectoryStore
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
 from cluster.tapping import ModuleMissingError, NoHeadError
+from orchestrator.labellers import ResolvedTeacher
 from orchestrator.plan import make_plan
 from orchestrator.probing import TermMisfitError, probe
-from orchestrator.resolve import ENSEMBLE, Job, ResolvedTeacher, resolve
+from orchestrator.resolve import ENSEMBLE, Job, resolve
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.ingest import ingest

@@ -63,7 +63,8 @@ def _zoomed_axis(length: int, side_N: np.ndarray, at_N: np.ndarray) -> np.ndarra
     """Return where along an axis the pixels of each image come from, `[N, length]`."""
     start_N = at_N * (1 - side_N) * length
     places = start_N[:, None] + (np.arange(length) + 0.5) * side_N[:, None] - 0.5
-    return np.clip(places, 0, length - 1)
+    inside: np.ndarray = np.clip(places, 0, length - 1)
+    return inside
 
 
 def _sampled(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
