@@ -6,12 +6,14 @@ whoever looks, on whatever machine and in whatever batch, sees the same bytes, a
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from cluster.config import Config
-from cluster.shards.schema import Column
+
+if TYPE_CHECKING:
+    from cluster.shards.schema import Column
 
 _DTYPES = ("uint8", "uint16", "float16", "float32")
 
@@ -143,7 +145,7 @@ class ViewsConfig(_Sight):
         """Return the views that a training of so many epochs sees, in their order."""
         return tuple(self.view(number) for number in range(epochs if self.count is None else min(self.count, epochs)))
 
-    def misfit(self, column: Column) -> str | None:
+    def misfit(self, column: "Column") -> str | None:
         """Return why rows of `column` cannot be seen so, if they cannot; it begins with the option at fault."""
         if column.dtype not in _DTYPES:
             return f"column: {column.name} holds {column.dtype}, which is no measure; expected {', '.join(_DTYPES)}"
@@ -172,5 +174,5 @@ def _size_of(shape: Sequence[int], channels: Literal["first", "last"]) -> tuple[
     return None
 
 
-def _rows_of(column: Column) -> str:
+def _rows_of(column: "Column") -> str:
     return f"rows of {column.name} have the shape {list(column.shape)}"
