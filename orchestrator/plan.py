@@ -178,8 +178,9 @@ class Inspection:
         """Look for the lone students."""
         assert self._job.spec.baseline is not None  # noqa: S101 - called only with baselines in the job
         lengths = ", ".join(map(str, self._job.spec.baseline.epochs))
+        seen = ", a view of its own in each" if self._job.spec.data.views else ""
         tasks = tuple(task for tasks in self._job.baselines for task in tasks)
-        return self._trained("baseline", "baseline", tasks, note=f"on labels alone, {lengths} epochs")
+        return self._trained("baseline", "baseline", tasks, note=f"on labels alone, {lengths} epochs{seen}")
 
     def evaluate(self) -> PlannedStep:
         """Look for the figures."""
