@@ -178,7 +178,7 @@ class Inspection:
         """Look for the lone students."""
         assert self._job.spec.baseline is not None  # noqa: S101 - called only with baselines in the job
         lengths = ", ".join(map(str, self._job.spec.baseline.epochs))
-        seen = ", a view of its own in each" if self._job.spec.data.views else ""
+        seen = ", of the rows as they are and in views" if self._job.spec.data.views else ""
         tasks = tuple(task for tasks in self._job.baselines for task in tasks)
         return self._trained("baseline", "baseline", tasks, note=f"on labels alone, {lengths} epochs{seen}")
 

@@ -12,6 +12,7 @@ from orchestrator.events import now
 from orchestrator.load import dump_spec
 from orchestrator.report.page import render_page
 from orchestrator.report.record import Curve, CurvePoint, DataSummary, Report, Role, Summary
+from orchestrator.trainings import chosen_length
 from students.task import TrainedRecord, TrainingTask
 
 _CLEARLY = 1.645
@@ -50,7 +51,7 @@ def build_report(context: RunContext, *, command: str, wall_s: float) -> Report:
         calibrations=evaluation.calibrations if job.spec.fusion.calibration else (),
         contributions=evaluation.contributions,
         agreements=evaluation.agreements,
-        curves=_curves(context, evaluation),
+        curves=_curves(context),
         steps=tuple(context.results),
         samples=evaluation.samples,
         environment=_environment(),
@@ -91,12 +92,11 @@ def _data(context: RunContext) -> DataSummary:
     )
 
 
-def _curves(context: RunContext, evaluation: EvaluationRecord) -> tuple[Curve, ...]:
+def _curves(context: RunContext) -> tuple[Curve, ...]:
     job = context.job
-    chosen = {model.seed: model.epochs for model in evaluation.models if model.role == "baseline"}
     curves = [_curve(context, teacher.fit, "teacher", teacher.config.name) for teacher in job.teachers if teacher.fit]
-    for tasks in job.baselines:
-        curves += [_curve(context, task, "baseline", "baseline") for task in tasks if task.epochs == chosen[task.seed]]
+    lone = (chosen_length(context.store, tasks) for tasks in job.baselines)
+    curves += [_curve(context, task, "baseline", "baseline") for task in lone]
     curves += [_curve(context, task, "student", job.spec.student.name) for task in job.students]
     return tuple(curves)
 

@@ -76,9 +76,13 @@ def test_without_a_count_there_is_a_view_for_each_epoch_and_a_count_beyond_that_
     assert [task.identity for task in trainings(open_ended)] == [task.identity for task in trainings(ample)]
 
 
-def test_the_lone_student_sees_a_new_view_in_every_epoch_whatever_teachers_label(files: Path) -> None:
-    few = resolve(job_spec(files, AUGMENT, "data.views.count=1"))
-    assert [task.views.count for task in trainings(few) if task.views] == [1, 1, None, None, None, None]
+def test_the_lone_student_is_tried_on_plain_rows_and_on_a_new_view_in_every_epoch(files: Path) -> None:
+    plain, few = (resolve(job_spec(files, *more)) for more in ((), (AUGMENT, "data.views.count=1")))
+    assert [task.views and task.views.count for task in few.students] == [1, 1]
+    for without, (*tried, short, long) in zip(plain.baselines, few.baselines, strict=True):
+        assert tried == list(without)
+        assert short.views == long.views == few.spec.data.views.model_copy(update={"count": None})
+        assert [short.epochs, long.epochs] == [task.epochs for task in without]
 
 
 def test_the_rows_as_they_are_have_the_labels_of_a_job_without_views(files: Path) -> None:
