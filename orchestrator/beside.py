@@ -1,11 +1,13 @@
-"""Of which teachers terms read outputs that are stored, and which have to stand beside the student for them."""
+"""What stands beside the student: teachers of which terms read what is not stored, and the others of its cohort."""
 
 from collections.abc import Sequence
 
-from cluster.models import ModelConfig
+from cluster.models import ModelConfig, source_digest
 from cluster.weights import StoredWeights
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
-from students.task import LiveTeacher, heads_read, modules_read
+from students.spec import StudentConfig
+from students.task import LiveTeacher, Peer, heads_read, modules_read
 from teachers.spec import TeacherConfig
 
 
@@ -26,3 +28,19 @@ def live_teacher(teacher: TeacherConfig, identity: str, weights: StoredWeights |
     assert weights is not None, "a teacher is fitted or has weights"  # noqa: S101
     model = ModelConfig(factory=teacher.model, arguments=teacher.arguments, inputs=teacher.inputs)
     return LiveTeacher(name=teacher.name, identity=identity, model=model, weights=weights)
+
+
+def peers_of(cohort: CohortConfig | None, student: StudentConfig) -> tuple[Peer, ...]:
+    """Return the members besides the student; all read what the student reads."""
+    return tuple(
+        Peer(
+            name=member.name,
+            model=ModelConfig(
+                factory=member.model or student.model,
+                arguments=student.arguments if member.model is None else member.arguments,
+                inputs=student.inputs,
+            ),
+            model_source=source_digest(member.model or student.model),
+        )
+        for member in (cohort.members if cohort else ())
+    )

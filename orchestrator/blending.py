@@ -3,13 +3,18 @@
 from collections.abc import Iterator, Sequence
 
 from cluster.shards.views.spec import ViewsConfig
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import FusionConfig
 
 
 def unblendable(
-    views: ViewsConfig | None, fusion: FusionConfig, objective: Sequence[TermConfig], columns_read: Sequence[str | None]
+    views: ViewsConfig | None,
+    fusion: FusionConfig,
+    objective: Sequence[TermConfig],
+    cohort: CohortConfig | None,
+    columns_read: Sequence[str | None],
 ) -> Iterator[str]:
     """Yield what reads the one label, number or column of a row that no longer has one, with the fields that say so.
 
@@ -33,6 +38,11 @@ def unblendable(
                 f"objective: the term `{term.term}` remembers each row, and {blended} blends it with another in every "
                 "view; expected another term"
             )
+    if cohort is not None and "labels" in cohort.reads:
+        yield (
+            f"cohort: `{cohort.method}` reads one label of each row, and {blended} gives it two; expected a method "
+            "that reads no labels, such as `dml`"
+        )
     if fusion.weighting.reads & {"labels", "column"}:
         yield (
             f"fusion.weighting `{fusion.weighting.method}` reads the label or a column of each row, and {blended} "

@@ -98,6 +98,8 @@ class Inspection:
             steps.append(self.fuse(job.fused))
         if job.baselines:
             steps.append(self.baseline())
+        for generation in job.generations:
+            steps += [self.generation(generation), self.label(generation)]
         steps += [self.train(), self.evaluate(), self.export()]
         return tuple(steps)
 
@@ -174,6 +176,12 @@ class Inspection:
         note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.workers} worker(s)"
         return self._trained(f"train:{self._job.spec.student.name}", "train", self._job.students, note=note)
 
+    def generation(self, generation: ResolvedTeacher) -> PlannedStep:
+        """Look for a generation before the student."""
+        assert generation.fit is not None, "generations are trained"  # noqa: S101
+        train, name = self._job.spec.train, f"train:{generation.config.name}"
+        return self._trained(name, "train", (generation.fit,), note=f"{train.epochs} epochs, {train.workers} worker(s)")
+
     def baseline(self) -> PlannedStep:
         """Look for the lone students."""
         assert self._job.spec.baseline is not None  # noqa: S101 - called only with baselines in the job
@@ -190,6 +198,10 @@ class Inspection:
         """Look for the exported files."""
         return self._recorded("export", "export", self._job.export_key, note=", ".join(self._job.spec.export))
 
+    def trainings(self) -> tuple[PlannedStep, ...]:
+        """Look for all that the student's model is trained for, in order: the generations, then the student."""
+        return *map(self.generation, self._job.generations), self.train()
+
     def check_room(self, capacity: Capacity) -> None:
         """Raise `DoesNotFitError` if something that is left is larger than the cluster and would wait for it forever.
 
@@ -198,17 +210,17 @@ class Inspection:
         job = self._job
         teachers = [
             teacher.config
-            for teacher in job.teachers
+            for teacher in job.labellers
             if _is_left(self.label(teacher)) or (teacher.fit is not None and _is_left(self.fit(teacher.fit)))
         ]
-        trains = _is_left(self.train()) or (bool(job.baselines) and _is_left(self.baseline()))
+        trains = any(map(_is_left, self.trainings())) or (bool(job.baselines) and _is_left(self.baseline()))
         check_room(teachers, job.spec.train if trains else None, capacity)
 
     def place(self, capacity: Capacity) -> Placement:
         """Decide how the labelling and the training that are left share a cluster."""
         job = self._job
         teachers = [teacher.config for teacher in job.teachers if _is_left(self.label(teacher))]
-        train = job.spec.train if _is_left(self.train()) else None
+        train = job.spec.train if _is_left(self.trainings()[0]) else None
         return place(teachers, train, capacity, fused_first=job.fused is not None)
 
     def missing(self, record: LabelSetRecord) -> list[int]:

@@ -97,6 +97,7 @@ def _curves(context: RunContext) -> tuple[Curve, ...]:
     curves = [_curve(context, teacher.fit, "teacher", teacher.config.name) for teacher in job.teachers if teacher.fit]
     lone = (chosen_length(context.store, tasks) for tasks in job.baselines)
     curves += [_curve(context, task, "baseline", "baseline") for task in lone]
+    curves += [_curve(context, one.fit, "generation", one.config.name) for one in job.generations if one.fit]
     curves += [_curve(context, task, "student", job.spec.student.name) for task in job.students]
     return tuple(curves)
 
@@ -104,7 +105,7 @@ def _curves(context: RunContext) -> tuple[Curve, ...]:
 def _curve(context: RunContext, task: TrainingTask, role: Role, name: str) -> Curve:
     record = read_record(context.store, task.record_key, TrainedRecord)
     points = tuple(CurvePoint.model_validate(point.model_dump()) for point in record.points)
-    return Curve(model=name, role=role, seed=None if role == "teacher" else task.seed, points=points)
+    return Curve(model=name, role=role, seed=task.seed if role in {"baseline", "student"} else None, points=points)
 
 
 def _plan_json(context: RunContext) -> bytes:

@@ -11,7 +11,8 @@ from cluster.shards.calibration import calibration_key
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
-from orchestrator.beside import live_teacher, reads_live, reads_stored
+from orchestrator.beside import live_teacher, peers_of, reads_live, reads_stored
+from orchestrator.generations import resolve_generations
 from orchestrator.labellers import ResolvedTeacher, resolve_teacher
 from orchestrator.probing import check_terms, probe
 from orchestrator.sources.read import class_names, source_digests
@@ -38,6 +39,8 @@ class Job:
     """Empty where something else teaches the student."""
     fused: LabelSetRecord | None
     """The label set that the fuse step writes, if one is asked for; in views, one for each."""
+    generations: tuple[ResolvedTeacher, ...]
+    """Trainings of the student's model that teach the next one, in order; the student is the last generation."""
     students: tuple[TrainingTask, ...]
     """One for each seed."""
     baselines: tuple[tuple[TrainingTask, ...], ...]
@@ -53,6 +56,11 @@ class Job:
         return tuple(record.seen(view) for view in views_of(self.spec))
 
     @property
+    def labellers(self) -> tuple[ResolvedTeacher, ...]:
+        """All that write label sets: the teachers, and the generations that teach."""
+        return *self.teachers, *self.generations
+
+    @property
     def evaluation_key(self) -> str:
         """Key of the record with all figures."""
         facts = {
@@ -63,6 +71,8 @@ class Job:
             "students": [task.identity for task in self.students],
             "baselines": [[task.identity for task in tasks] for tasks in self.baselines],
         }
+        if self.generations:
+            facts |= {"generations": [[one.test.identity, one.held_out.identity] for one in self.generations]}
         return f"evaluations/{self.spec.student.name}-{identity_of('evaluation', EVALUATION_RECIPE, facts)}.json"
 
     @property
@@ -96,13 +106,15 @@ def resolve(spec: JobSpec) -> Job:
     if targets is not None and spec.fusion.when == "write":
         fused = _fused(spec, targets, datasets, num_classes=len(classes))
         targets = Targets(combine="mean_logit", parts=(Target(labels=fused, weight=1.0),))
-    lesson = _lesson(spec, targets, teachers)
+    first = _lesson(spec, targets, teachers)
+    generations, lesson = resolve_generations(spec, first, datasets, num_classes=len(classes))
     return Job(
         spec=spec,
         classes=classes,
         datasets=datasets,
         teachers=teachers,
         fused=fused,
+        generations=generations,
         students=tuple(
             student_task(spec, datasets, lesson, name=f"{spec.student.name}-{seed}", seed=seed)
             for seed in spec.train.seeds
@@ -148,4 +160,6 @@ def _lesson(spec: JobSpec, targets: Targets | None, teachers: tuple[ResolvedTeac
             for teacher in teachers
             if reads_live(spec.objective, teacher.config)
         ),
+        cohort=spec.cohort,
+        peers=peers_of(spec.cohort, spec.student),
     )

@@ -70,9 +70,10 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
     voices, whole = _voices(store, job, teachers), None if job.fusion is None else Ensemble.open(store, job.fusion)
     authorities = [*teachers, *([] if whole is None else [_score_ensemble(job, teachers, voices, whole, rows)])]
     lone, name = [chosen_length(store, tasks) for tasks in job.baselines], job.spec.student.name
+    generations = [_score_teacher(store, one, test, role="generation") for one in job.generations]
     baselines = [_score_trained(store, task, rows, name="baseline", role="baseline") for task in lone]
     students = [_score_trained(store, task, rows, name=name, role="student") for task in job.students]
-    models = [*authorities, *baselines, *students]
+    models = [*authorities, *baselines, *generations, *students]
     return EvaluationRecord(
         models=tuple(_result(model, test.labels_N) for model in models),
         calibrations=tuple(
@@ -81,16 +82,16 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
         contributions=()
         if whole is None
         else contributions(job.spec.fusion, voices, whole, held_out=held_out.arrays, test=test.arrays),
-        agreements=tuple(_agreement(model, students) for model in authorities),
-        samples=_samples(test, [*authorities, *baselines[:1], *students[:1]]),
+        agreements=tuple(_agreement(model, students) for model in [*authorities, *generations]),
+        samples=_samples(test, [*authorities, *baselines[:1], *generations, *students[:1]]),
         summary=_summary(models, test, held_out),
     )
 
 
-def _score_teacher(store: ObjectStore, teacher: ResolvedTeacher, test: _Rows) -> _Scored:
+def _score_teacher(store: ObjectStore, teacher: ResolvedTeacher, test: _Rows, *, role: Role = "teacher") -> _Scored:
     return _Scored(
         teacher.config.name,
-        "teacher",
+        role,
         None,
         measure_teacher(store, teacher, test.arrays),
         _labels(store, teacher.test),

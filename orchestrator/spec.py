@@ -6,11 +6,14 @@ from pydantic import Field, model_validator
 
 from cluster.config import Config
 from orchestrator.blending import unblendable
+from orchestrator.cohorting import unteachable
+from orchestrator.rebirth import GenerationsConfig, unborn
 from orchestrator.serving import unserved
 from orchestrator.sources.spec import DataConfig
 from orchestrator.tapping import untappable
 from orchestrator.untaught import untaught
 from orchestrator.weighing import unweighable
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -45,6 +48,10 @@ class JobSpec(Config):
         KLTerm(weight=0.9),
         CrossEntropyTerm(weight=0.1),
     )
+    cohort: CohortConfig | None = None
+    """Several students that teach each other while they learn; by default one learns by itself."""
+    generations: GenerationsConfig | None = None
+    """Train the student's model several times, each time by what it said the time before; by default once."""
     train: TrainConfig = TrainConfig()
     baseline: BaselineConfig | None = BaselineConfig()
     """null: do not train the lone student."""
@@ -52,9 +59,15 @@ class JobSpec(Config):
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
-    def _teachers_are_listened_to(self) -> "JobSpec":
-        if not self.teachers and (problems := list(untaught(self.fusion, self.objective, is_taught_otherwise=False))):
+    def _somebody_teaches(self) -> "JobSpec":
+        others = self.cohort is not None or self.generations is not None
+        problems = () if self.teachers else tuple(untaught(self.fusion, self.objective, is_taught_otherwise=others))
+        if problems:
             raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_listened_to(self) -> "JobSpec":
         if self.teachers and not any(term.needs_teachers for term in self.objective):
             raise ValueError("objective: no term reads the teachers; expected at least one that does, such as `kl`")
         if not any(term.reads - {"taps"} for term in self.objective):
@@ -67,11 +80,12 @@ class JobSpec(Config):
     @model_validator(mode="after")
     def _names_are_distinct(self) -> "JobSpec":
         teachers = [teacher.name for teacher in self.teachers]
-        names = [*teachers, self.student.name, "ensemble", "baseline"]
+        generations = self.generations.names if self.generations else ()
+        names = [*teachers, self.student.name, "ensemble", "baseline", *generations]
         if taken := [name for name in names if names.count(name) > 1]:
             raise ValueError(
-                f"teachers: the name {taken[0]!r} is taken; every teacher, the student, `ensemble` and `baseline` "
-                "need their own"
+                f"teachers: the name {taken[0]!r} is taken; every teacher, the student, `ensemble`, `baseline` and "
+                "generations need their own"
             )
         if unknown := set(self.fusion.weights) - set(teachers):
             raise ValueError(
@@ -103,7 +117,8 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _batches_are_whole(self) -> "JobSpec":
-        of_batches = [term.term for term in self.objective if isinstance(term, BatchTerm)]
+        later = self.generations.objective if self.generations else ()
+        of_batches = [term.term for term in (*self.objective, *later) if isinstance(term, BatchTerm)]
         if self.fusion.weighting.needs_whole_batches and self.train.accumulate > 1:
             raise ValueError(
                 f"train.accumulate is {self.train.accumulate}, and the weighting `{self.fusion.weighting.method}` "
@@ -117,6 +132,12 @@ class JobSpec(Config):
         return self
 
     @model_validator(mode="after")
+    def _generations_can_learn(self) -> "JobSpec":
+        if self.generations and (problems := list(unborn(self.generations, self.cohort))):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
     def _teachers_can_be_weighed(self) -> "JobSpec":
         names = [teacher.name for teacher in self.teachers]
         if problems := list(unweighable(names, self.fusion, self.objective)):
@@ -126,8 +147,16 @@ class JobSpec(Config):
     @model_validator(mode="after")
     def _rows_can_be_blended(self) -> "JobSpec":
         columns = [self.student.inputs.column, *(teacher.inputs.column for teacher in self.teachers)]
-        if problems := list(unblendable(self.data.views, self.fusion, self.objective, columns)):
+        terms = (*self.objective, *(self.generations.objective if self.generations else ()))
+        if problems := list(unblendable(self.data.views, self.fusion, terms, self.cohort, columns)):
             raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
+    def _a_cohort_can_learn(self) -> "JobSpec":
+        taken = [*(teacher.name for teacher in self.teachers), self.student.name, "ensemble", "baseline"]
+        if problems := list(unteachable(self.cohort, self.objective, self.train, taken)):
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from cluster.config import Config
+from students.cohorts.catalogue import COHORTS
+from students.cohorts.method import CohortMethod
 from students.objectives.catalogue import TERMS
 from students.objectives.term import BatchTerm, Family, Term
 from students.weightings.catalogue import WEIGHTINGS
@@ -21,11 +23,11 @@ class Option(Config):
 
 
 class Technique(Config):
-    """One term that an objective may have, or one weighting of a fusion."""
+    """One term that an objective may have, one weighting of a fusion, or one method of a cohort."""
 
-    kind: Literal["term", "weighting"]
+    kind: Literal["term", "weighting", "cohort"]
     name: str
-    family: Family | Literal["multi-teacher"]
+    family: Family | Literal["multi-teacher", "online"]
     summary: str
     source: str
     """Paper, formula and shapes: the text at the head of its file."""
@@ -36,8 +38,8 @@ class Technique(Config):
 
 
 def techniques() -> tuple[Technique, ...]:
-    """Return all of them: terms by family and name, then weightings."""
-    found = [*map(_term, TERMS), *map(_weighting, WEIGHTINGS)]
+    """Return all of them: cohorts, terms by family and name, then weightings."""
+    found = [*map(_cohort, COHORTS), *map(_term, TERMS), *map(_weighting, WEIGHTINGS)]
     return tuple(sorted(found, key=lambda it: (it.kind, it.family, it.name)))
 
 
@@ -72,6 +74,19 @@ def _weighting(weighting: type[Weighting]) -> Technique:
     )
 
 
+def _cohort(method: type[CohortMethod]) -> Technique:
+    return Technique(
+        kind="cohort",
+        name=method.model_fields["method"].default,
+        family="online",
+        summary=_summary(method),
+        source=_source(method),
+        reads=tuple(sorted(method.reads)),
+        needs_whole_batches=False,
+        options=_options(method, hidden={"method"}),
+    )
+
+
 def _summary(technique: type[Config]) -> str:
     return inspect.cleandoc(technique.__doc__ or "").splitlines()[0]
 
@@ -95,9 +110,9 @@ def _options(technique: type[Config], *, hidden: set[str]) -> tuple[Option, ...]
 def _page(found: Sequence[Technique]) -> Iterator[str]:
     yield "# Techniques"
     yield ""
-    yield "Terms of an `objective`, each with a `weight`, and weightings of several teachers, one for"
-    yield "`fusion.weighting`. This page is printed by `coffey techniques --markdown`."
-    for kind, column in (("term", "term"), ("weighting", "method")):
+    yield "Terms of an `objective`, each with a `weight`; weightings of several teachers, one for `fusion.weighting`;"
+    yield "and methods by which a `cohort` of students learns. This page is printed by `coffey techniques --markdown`."
+    for kind, column in (("term", "term"), ("weighting", "method"), ("cohort", "method")):
         yield from ("", f"| {column} | family | what it does |", "|---|---|---|")
         yield from (f"| [`{it.name}`](#{it.name}) | {it.family} | {it.summary} |" for it in found if it.kind == kind)
     for it in found:

@@ -10,10 +10,11 @@ from cluster.storage.protocol import ObjectStore
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds
 from orchestrator.viewing import views_of_lone, views_of_student
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
-from students.task import LiveTeacher, Targets, TrainedRecord, TrainingTask
+from students.task import LiveTeacher, Peer, Targets, TrainedRecord, TrainingTask
 from teachers.spec import TeacherConfig
 
 
@@ -25,6 +26,8 @@ class Lesson:
     targets: Targets | None = None
     stored_taps: tuple[LabelSetRecord, ...] = ()
     live_teachers: tuple[LiveTeacher, ...] = ()
+    cohort: CohortConfig | None = None
+    peers: tuple[Peer, ...] = ()
 
 
 def fit_task(config: TeacherConfig, datasets: DatasetIds) -> TrainingTask | None:
@@ -62,6 +65,8 @@ def student_task(spec: JobSpec, datasets: DatasetIds, lesson: Lesson, *, name: s
         stored_taps=lesson.stored_taps,
         live_teachers=lesson.live_teachers,
         objective=lesson.objective,
+        cohort=lesson.cohort,
+        peers=lesson.peers,
         epochs=spec.train.epochs,
         batch_size=spec.train.batch_size,
         optimizer=spec.train.optimizer,

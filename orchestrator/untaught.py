@@ -13,8 +13,8 @@ def untaught(fusion: FusionConfig, objective: Sequence[TermConfig], *, is_taught
     """
     if not is_taught_otherwise and not any(_makes_up_a_teacher(term) for term in objective):
         yield (
-            "teachers: there are none, and nothing else teaches the student; expected a teacher, or in objective a "
-            "term that makes one up, such as `teacher_free`"
+            "teachers: there are none, and nothing else teaches the student; expected a teacher, a `cohort`, "
+            "`generations`, or in objective a term that makes a teacher up, such as `teacher_free`"
         )
     for term in objective:
         if term.needs_teachers:

@@ -74,8 +74,8 @@ class Teachers:
 
     def __init__(self, job: Job, store: ObjectStore) -> None:
         self._store, self._loaded = store, dict[str, Rerun]()
-        self._of = {record.prefix: teacher for teacher in job.teachers for record in teacher.label_sets}
-        self.records = {record.prefix: record for teacher in job.teachers for record in teacher.label_sets}
+        self._of = {record.prefix: teacher for teacher in job.labellers for record in teacher.label_sets}
+        self.records = {record.prefix: record for teacher in job.labellers for record in teacher.label_sets}
         """Every label set of the job, by its directory; the ensemble's has no teacher that could be asked."""
         if job.fused is not None:
             self.records |= {record.prefix: record for record in job.seen(job.fused)}

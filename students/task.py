@@ -16,6 +16,7 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
 from cluster.shards.views.spec import ViewsConfig
 from cluster.weights import StoredWeights
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.term import TeacherTap
 from students.spec import Combine, OrderConfig
@@ -57,6 +58,15 @@ class LiveTeacher(Config):
     """Where they lie, or the key of the record of the training that makes them."""
 
 
+class Peer(Config):
+    """A further member of a cohort."""
+
+    name: str
+    model: ModelConfig
+    model_source: str
+    """Digest of the factory's source file."""
+
+
 class TrainingTask(Config):
     """Everything that determines a training, and where its results go."""
 
@@ -74,6 +84,10 @@ class TrainingTask(Config):
     live_teachers: tuple[LiveTeacher, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
     """Teachers of which terms read anything else. Trainings without either have the identity they always had."""
     objective: tuple[TermConfig, ...]
+    cohort: CohortConfig | None = Field(default=None, exclude_if=lambda cohort: cohort is None)
+    """How several students teach each other; None for one that learns by itself."""
+    peers: tuple[Peer, ...] = Field(default=(), exclude_if=lambda peers: not peers)
+    """The members of the cohort besides `model`."""
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     optimizer: OptimizerConfig

@@ -1,4 +1,4 @@
-"""`techniques`: what an objective, and the fusion of several teachers, may be made of."""
+"""`techniques`: what an objective, the fusion of several teachers and a cohort of students may be made of."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ def print_techniques(
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print formulas and options as a page.")] = False,
 ) -> None:
-    """List the terms that an objective may have, and the ways to weigh teachers."""
+    """List the terms that an objective may have, the ways to weigh teachers, and those in which students teach."""
     from orchestrator import techniques
 
     found = techniques.techniques()

@@ -7,7 +7,7 @@ from typing import Literal
 from orchestrator.report.record import Curve, ModelResult, Report, Role
 
 Figure = Literal["accuracy", "nll", "ece", "latency_ms"]
-ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "student")
+ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "generation", "student")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CurveGroup:
 
 
 def model_groups(report: Report) -> tuple[ModelGroup, ...]:
-    """Return the models by role and name: teachers, ensemble, baseline, student."""
+    """Return the models by role and name: teachers, ensemble, baseline, generations, student."""
     members: dict[tuple[Role, str], list[ModelResult]] = {}
     for model in sorted(report.models, key=lambda model: ROLES.index(model.role)):
         members.setdefault((model.role, model.name), []).append(model)

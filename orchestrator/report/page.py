@@ -49,6 +49,7 @@ def render_page(report: Report) -> str:
         verdict=verdict(report),
         groups=groups,
         ensemble=next((group for group in groups if group.role == "ensemble"), None),
+        is_taught=any(group.role in {"teacher", "generation"} for group in groups),
         scale=_scale(groups),
         curves=_curves(curve_groups(report)),
         reliability=_reliability(report),

@@ -8,7 +8,7 @@ from cluster.config import Config
 from cluster.shards.calibration import Method
 from students.reliability import ReliabilityBin, Share
 
-Role = Literal["teacher", "ensemble", "baseline", "student"]
+Role = Literal["teacher", "ensemble", "baseline", "generation", "student"]
 
 
 class CalibrationResult(Config):

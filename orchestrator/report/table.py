@@ -108,7 +108,7 @@ def _group_figures(group: ModelGroup) -> tuple[str, ...]:
 def _totals(report: Report) -> str:
     if report.teacher_rows_computed:
         return f"{duration(report.wall_s)} in all; {count(report.teacher_rows_computed)} rows went through a teacher."
-    if not any(model.role == "teacher" for model in report.models):
+    if not any(model.role in {"teacher", "generation"} for model in report.models):
         return f"{duration(report.wall_s)} in all; nobody had to label a row."
     return f"{duration(report.wall_s)} in all; no row went through a teacher, every label came from the store."
 

@@ -114,7 +114,7 @@ class _Search:
     def _spot(self, tree: Node, location: Sequence[Key]) -> _Spot:
         spot = _Spot((), self._root, self._root)
         for step in location:
-            if len(spot.allowed.alternatives) == 1:
+            if len(spot.allowed.alternatives) == 1 or isinstance(step, int):
                 spot = _Spot((*spot.path, step), spot.allowed.child(step), parent=spot.allowed.alternatives[0])
                 continue
             variant = spot.allowed.variant(str(step))  # in a union validation first names the variant

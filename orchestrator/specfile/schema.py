@@ -89,7 +89,9 @@ class Allowed:
         return _SIMPLE.get(str(schema.get("type")), "another value") + _bounds(schema)
 
     def _sibling(self, schema: Mapping[str, Any]) -> "Allowed":
-        return Allowed(schema, self.definitions)
+        values = [variant for variant in schema.get("anyOf", ()) if variant.get("type") != "null"]
+        # What may be left out is governed by what it is otherwise, such as a union with a tag.
+        return Allowed(values[0] if len(values) == 1 else schema, self.definitions)
 
 
 def nearest(word: str, candidates: Collection[str]) -> str | None:

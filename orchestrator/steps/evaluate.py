@@ -27,7 +27,7 @@ def _rows(context: RunContext) -> int:
     """Return the test rows that all models together are judged on."""
     job = context.job
     ensembles = 0 if job.fusion is None else 1
-    models = len(job.teachers) + ensembles + len(job.baselines) + len(job.students)
+    models = len(job.labellers) + ensembles + len(job.baselines) + len(job.students)
     return models * Dataset.open(context.store, job.datasets.test).record.rows
 
 

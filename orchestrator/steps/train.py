@@ -1,4 +1,4 @@
-"""Train: the distilled student, every seed, on the workers of one Ray Train start."""
+"""Train: the distilled student, every seed, on the workers of one Ray Train start; or one generation before it."""
 
 import asyncio
 import threading
@@ -10,18 +10,25 @@ from orchestrator.context import RunContext
 from orchestrator.plan import PlannedStep
 from orchestrator.steps.fit import progress_note
 from orchestrator.weights import put_weights
-from students.task import Execution, TrainedRecord
+from students.task import Execution, TrainedRecord, TrainingTask
 from students.together import train_together
 
 _POLL_S = 0.5
 
 
-class Training:
-    """The train step: carried out in a thread of its own, so that labels can be made meanwhile."""
+def trainings(context: RunContext) -> "list[Training]":
+    """Return the train steps in order: each generation, then the student with every seed."""
+    inspection, job = context.inspect(), context.job
+    tasks = [(generation.fit,) for generation in job.generations if generation.fit is not None]
+    planned = inspection.trainings()
+    return [Training(context, step, part) for step, part in zip(planned, [*tasks, job.students], strict=True)]
 
-    def __init__(self, context: RunContext) -> None:
-        self._context = context
-        self.planned: PlannedStep = context.inspect().train()
+
+class Training:
+    """A train step: carried out in a thread of its own, so that labels can be made meanwhile."""
+
+    def __init__(self, context: RunContext, planned: PlannedStep, tasks: tuple[TrainingTask, ...]) -> None:
+        self._context, self.planned, self._tasks = context, planned, tasks
         self._outcome: Future[None] = Future()
 
     @property
@@ -35,7 +42,7 @@ class Training:
             self._context.reused(self.planned)
             return
         store, started_s = self._context.store, time.monotonic()
-        missing = [task for task in self._context.job.students if not store.exists(task.record_key)]
+        missing = [task for task in self._tasks if not store.exists(task.record_key)]
         self._put_live_weights()
         self._context.started(self.planned)
         # A daemon: if labelling fails, this process must be able to end while Ray Train still waits for labels.
@@ -49,9 +56,8 @@ class Training:
 
     def _put_live_weights(self) -> None:
         """See to the weights of teachers that stand beside the student, which may all have labelled elsewhere."""
-        job = self._context.job
-        live = {teacher.name for teacher in job.students[0].live_teachers}
-        for teacher in (teacher for teacher in job.teachers if teacher.config.name in live):
+        live = {teacher.name for teacher in self._tasks[0].live_teachers}
+        for teacher in (teacher for teacher in self._context.job.teachers if teacher.config.name in live):
             put_weights(self._context.store, teacher)
 
     def _work(self) -> None:
@@ -65,16 +71,16 @@ class Training:
             threads=max(1, int(train.cpus_per_worker)),
         )
         try:
-            train_together(self._context.store.uri, job.students, execution, train)
+            train_together(self._context.store.uri, self._tasks, execution, train)
         except BaseException as error:
             self._outcome.set_exception(error)
         else:
             self._outcome.set_result(None)
 
     def _show(self) -> None:
-        job, store = self._context.job, self._context.store
-        running = [task for task in job.students if not store.exists(task.record_key)]
+        store = self._context.store
+        running = [task for task in self._tasks if not store.exists(task.record_key)]
         if running:
             note = progress_note(self._context, running[0]) or "workers start"
-            place = f"seed {running[0].seed}" if len(job.students) > 1 else ""
+            place = f"seed {running[0].seed}" if len(self._tasks) > 1 else ""
             self._context.advanced(self.planned.name, None, ": ".join(filter(None, [place, note])))

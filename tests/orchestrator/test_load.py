@@ -138,6 +138,14 @@ FULL: dict[str, Any] = {
             "momentum": 0.9,
         },
     ],
+    "cohort": {
+        "method": "kdcl",
+        "variant": "linear",
+        "temperature": 1.0,
+        "members": [{"name": "peer"}],
+        "export": "fused",
+        "weight": 0.5,
+    },
     "train": {
         "epochs": 2,
         "batch_size": 64,
@@ -257,9 +265,9 @@ class TestTypos:
     def test_the_full_spec_holds_every_key_of_every_model(self) -> None:
         schema = JobSpec.model_json_schema()
         known = {key for model in [schema, *schema["$defs"].values()] for key in model.get("properties", ())}
-        # Drawn labels serve few other terms, as blended rows do; sparse terms read one teacher, and there is one
-        # weighting: no spec has all.
-        others = {"draws", "tail", "routes", "sees", "mixup", "cutmix"}
+        # Drawn labels serve few other terms, as blended rows do; sparse terms read one teacher; one weighting; a cohort
+        # or generations.
+        others = {"draws", "tail", "routes", "sees", "shared", "generations", "target", "mixup", "cutmix"}
         assert {FULL_LINES[index].key for index in MODEL_KEYS} | others == known
 
     def test_the_full_spec_loads_as_it_is_written(self) -> None:

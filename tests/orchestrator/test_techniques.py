@@ -7,6 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from orchestrator.techniques import Technique, as_markdown, techniques
+from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.weightings.catalogue import WeightingConfig
 
@@ -19,6 +20,7 @@ REQUIRED: dict[str, object] = {
     "head": "wide:fc",
     "column": "domain",
     "routes": {"wide": [0]},
+    "shared": ["layer"],
 }
 of_each = pytest.mark.parametrize("technique", techniques(), ids=lambda it: it.name)
 
@@ -37,7 +39,8 @@ def test_each_technique_names_its_paper_its_formula_and_the_meaning_of_its_optio
 
 @of_each
 def test_each_technique_is_found_by_its_name_and_the_default_that_is_shown_is_the_default(technique: Technique) -> None:
-    key, catalogue = ("term", TermConfig) if technique.kind == "term" else ("method", WeightingConfig)
+    catalogues = {"term": TermConfig, "weighting": WeightingConfig, "cohort": CohortConfig}
+    key, catalogue = "term" if technique.kind == "term" else "method", catalogues[technique.kind]
     shown = {option.name: option.default for option in technique.options}
     needed = {name: REQUIRED[name] for name, default in shown.items() if default == "required"}
     if technique.name == "reviewkd":

@@ -94,6 +94,13 @@ def test_the_rows_as_they_are_have_the_labels_of_a_job_without_views(files: Path
         assert (one.held_out, one.test, one.identity) == (other.held_out, other.test, other.identity)
 
 
+def test_generations_say_of_every_view_what_the_next_one_learns_from(files: Path) -> None:
+    job = resolve(job_spec(files, AUGMENT, "data.views.count=2", "generations.count=2"))
+    (generation,) = job.generations
+    assert generation.views == tuple(generation.train.seen(view) for view in job.spec.data.views.within(3))
+    assert generation.fit.views == job.students[0].views == job.spec.data.views
+
+
 def test_views_are_labelled_in_the_order_in_which_epochs_read_them(files: Path, tmp_path: Path) -> None:
     job = resolve(job_spec(files, AUGMENT, "data.views.count=2", f"store={tmp_path}"))
     context = new_context(job, open_store(job.spec.store))
@@ -185,6 +192,16 @@ REFUSED: list[tuple[list[str], type[SpecError], str]] = [
         ["data.views={cutmix: 1.0}", "fusion.weighting={method: confidence}"],
         SpecInvalidError,
         "fusion.weighting `confidence` reads the label .*data.views.cutmix blends",
+    ),
+    (
+        [MIXED, "cohort={method: one, shared: [first]}"],
+        SpecInvalidError,
+        "cohort: `one` reads one label of each row, and data.views.mixup gives it two; .* such as `dml`",
+    ),
+    (
+        [MIXED, "generations.objective=[{term: dkd}]"],
+        SpecInvalidError,
+        "the term `dkd` reads one label of each row",
     ),
     (
         [MIXED, "objective=[{term: kl}, {term: crd, student: first, teacher: 'given:layer'}]"],

@@ -9,10 +9,11 @@ from cluster.models import InputConfig, ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
+from students.cohorts.dml import DMLCohort
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
 from students.spec import OrderConfig
-from students.task import LiveTeacher, Target, Targets, TrainingTask
+from students.task import LiveTeacher, Peer, Target, Targets, TrainingTask
 
 LABELS = LabelSetRecord(
     teacher="wide",
@@ -39,6 +40,7 @@ TASK = TrainingTask(
 )
 
 LIVE = LiveTeacher(name="wide", identity="a" * 16, model=MODEL, weights="teachers/wide/trained.json")
+PEER = Peer(name="peer-1", model=MODEL, model_source="f" * 64)
 
 CHANGES: dict[str, object] = {
     "model": MODEL.model_copy(update={"arguments": {"width": 9}}),
@@ -49,6 +51,8 @@ CHANGES: dict[str, object] = {
     "stored_taps": (LABELS,),
     "live_teachers": (LIVE,),
     "objective": (KLTerm(weight=0.8), CrossEntropyTerm(weight=0.1)),
+    "cohort": DMLCohort(),
+    "peers": (PEER,),
     "epochs": 4,
     "batch_size": 33,
     "optimizer": OptimizerConfig(lr=2e-3),

@@ -1,0 +1,1 @@
+"""Students that teach each other while they learn: one small file for each method."""
