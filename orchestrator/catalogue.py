@@ -35,6 +35,8 @@ class LabelSetSummary(Config):
     """How the columns hold the teacher's distributions: a codec and its settings."""
     classes: tuple[str, ...] = ()
     """Names of those that the teacher knows, in its order, where these are not all of the data set's."""
+    view: int | None = None
+    """Number of the view in which the teacher saw the rows; None: as they are."""
     problem: str = ""
     """What is wrong with a damaged set."""
 
@@ -149,4 +151,5 @@ def _summary(store: ObjectStore, labels: LabelSet, name: str) -> LabelSetSummary
         columns=labels.record.columns,
         codec=str(labels.record.codec),
         classes=labels.record.classes,
+        view=labels.record.view.number if labels.record.view else None,
     )

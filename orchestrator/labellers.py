@@ -15,6 +15,7 @@ from orchestrator.probing import Probed, ShapesByPath
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds
 from orchestrator.trainings import fit_task
+from orchestrator.viewing import views_of
 from students.task import TrainingTask
 from teachers.spec import TeacherConfig
 from teachers.weights import ForeignWeightsError, classes_in, own_classes, read_weights, weights_in_store
@@ -33,13 +34,16 @@ class ResolvedTeacher:
     given: StoredWeights | None
     """Where weights that the user gave lie in the store once it labels."""
     train: LabelSetRecord
+    """Of the training rows as they are, from which those of each view follow."""
     held_out: LabelSetRecord
     test: LabelSetRecord
+    views: tuple[LabelSetRecord, ...]
+    """What it writes of the training rows: one set, or one for each view."""
 
     @property
     def label_sets(self) -> tuple[LabelSetRecord, ...]:
         """Its label sets in the order in which they are needed."""
-        return self.held_out, self.train, self.test
+        return self.held_out, *self.views, self.test
 
 
 def resolve_teacher(
@@ -101,7 +105,8 @@ def labeller(
         # Outputs of modules are for training: no other rows are compared with a student's.
         for dataset, stored in ((datasets.train, config.taps), (datasets.held_out, {}), (datasets.test, {}))
     )
-    return ResolvedTeacher(config, identity, fit, given, train, held_out, test)
+    seen = tuple(train.seen(view) for view in views_of(spec))
+    return ResolvedTeacher(config, identity, fit, given, train, held_out, test, seen)
 
 
 def _columns(config: TeacherConfig, num_classes: int) -> tuple[Column, ...]:

@@ -150,7 +150,9 @@ class Inspection:
         known = None if None in rows else sum(count for count in rows if count is not None)
         state: StepState = "done" if sealed == len(records) else ("partial" if done else "to do")
         note = f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve"
-        if teacher.train not in needed:
+        if teacher.views != (teacher.train,):
+            note = f"{len(teacher.views)} view(s) of the training rows, {note}"
+        if not set(teacher.views) & set(needed):
             note += ", no training rows " + ("before it is selected" if self._left_out is None else "are read")
         return PlannedStep(
             name=f"label:{teacher.config.name}",
@@ -170,7 +172,7 @@ class Inspection:
             BadRecordError, ForeignLabelsError: a seal cannot be read, or is that of other labels.
         """
         records = [record for labeller in self._job.labellers for record in self.needed(labeller)]
-        for record in [*records, *([] if self._job.fused is None else [self._job.fused])]:
+        for record in [*records, *(() if self._job.fused is None else self._job.seen(self._job.fused))]:
             self._labelled.check_seal(record)
 
     def needed(self, teacher: ResolvedTeacher) -> tuple[LabelSetRecord, ...]:
@@ -197,14 +199,15 @@ class Inspection:
 
     def fuse(self, record: LabelSetRecord) -> PlannedStep:
         """Look for the fused labels."""
-        dataset = self._datasets[record.dataset]
-        done, is_sealed = self._labelled.num_rows(record), self._labelled.is_sealed(record)
+        dataset, records = self._datasets[record.dataset], self._job.seen(record)
+        done = sum(map(self._labelled.num_rows, records))
+        is_sealed = all(map(self._labelled.is_sealed, records))
         return PlannedStep(
             name="fuse",
             kind="fuse",
             identity=record.identity,
             state="done" if is_sealed else ("partial" if done else "to do"),
-            rows=dataset.rows if dataset else None,
+            rows=len(records) * dataset.rows if dataset else None,
             rows_done=done,
             note=f"{self._job.spec.fusion.combine}, {self._job.spec.fusion.weighting.method} shares",
         )
@@ -229,8 +232,9 @@ class Inspection:
         """Look for the lone students."""
         assert self._job.spec.baseline is not None  # noqa: S101 - called only with baselines in the job
         lengths = ", ".join(map(str, self._job.spec.baseline.epochs))
+        seen = ", of the rows as they are and in views" if self._job.spec.data.views else ""
         tasks = tuple(task for tasks in self._job.baselines for task in tasks)
-        return self._trained("baseline", "baseline", tasks, note=f"on labels alone, {lengths} epochs")
+        return self._trained("baseline", "baseline", tasks, note=f"on labels alone, {lengths} epochs{seen}")
 
     def evaluate(self) -> PlannedStep:
         """Look for the figures."""

@@ -22,6 +22,7 @@ from orchestrator.report.record import (
     Role,
     Summary,
 )
+from orchestrator.trainings import chosen_length
 from students.cohorts.method import FUSED
 from students.task import EpochPoint, TrainedRecord, TrainingTask
 
@@ -62,7 +63,7 @@ def build_report(context: RunContext, *, command: str, wall_s: float) -> Report:
         contributions=evaluation.contributions,
         agreements=evaluation.agreements,
         cohorts=_cohorts(context),
-        curves=_curves(context, evaluation),
+        curves=_curves(context),
         steps=tuple(context.results),
         samples=evaluation.samples,
         environment=_environment(),
@@ -103,12 +104,11 @@ def _data(context: RunContext) -> DataSummary:
     )
 
 
-def _curves(context: RunContext, evaluation: EvaluationRecord) -> tuple[Curve, ...]:
+def _curves(context: RunContext) -> tuple[Curve, ...]:
     job = context.job
-    chosen = {model.seed: model.epochs for model in evaluation.models if model.role == "baseline"}
     curves = [_curve(context, teacher.fit, "teacher", teacher.config.name) for teacher in job.teachers if teacher.fit]
-    for tasks in job.baselines:
-        curves += [_curve(context, task, "baseline", "baseline") for task in tasks if task.epochs == chosen[task.seed]]
+    lone = (chosen_length(context.store, tasks) for tasks in job.baselines)
+    curves += [_curve(context, task, "baseline", "baseline") for task in lone]
     curves += [_curve(context, one.fit, "generation", one.config.name) for one in job.generations if one.fit]
     curves += [_curve(context, task, "student", job.spec.student.name) for task in job.students]
     for task in job.students:

@@ -21,6 +21,7 @@ from orchestrator.spec import JobSpec
 from orchestrator.specialists import check_specialists, classes_to_fit
 from orchestrator.splits import DatasetIds, columns_of_rows, dataset_ids
 from orchestrator.trainings import Lesson, lone_tasks, student_task
+from orchestrator.viewing import check_views, views_of
 from students.ensembles.record import check_num_weights, ensemble_key
 from students.task import Target, Targets, TrainingTask
 from students.weightings.column import check_column
@@ -40,7 +41,7 @@ class Job:
     teachers: tuple[ResolvedTeacher, ...]
     """Empty where something else teaches the student."""
     fused: LabelSetRecord | None
-    """The label set that the fuse step writes, if one is asked for."""
+    """The label set that the fuse step writes, if one is asked for; in views, one for each."""
     generations: tuple[ResolvedTeacher, ...]
     """Trainings of the student's model that teach the next one, in order; the student is the last generation."""
     students: tuple[TrainingTask, ...]
@@ -52,6 +53,10 @@ class Job:
     def fusion(self) -> Targets | None:
         """How the teachers are fused for training rows, while reading or before; None where there are none."""
         return _fusion(self.spec, self.teachers)
+
+    def seen(self, record: LabelSetRecord) -> tuple[LabelSetRecord, ...]:
+        """Return the label sets that stand for one of the training rows: itself, or one for each view."""
+        return tuple(record.seen(view) for view in views_of(self.spec))
 
     @property
     def labellers(self) -> tuple[ResolvedTeacher, ...]:
@@ -99,6 +104,7 @@ def resolve(spec: JobSpec) -> Job:
         ModuleMissingError, UntappableError, NoHeadError, TapMisfitError, TermMisfitError: a module that is named is not
             there, or what it gives cannot be stored or compared.
         NotSharedError: members of a cohort cannot have a module in common.
+        ViewMisfitError: rows cannot be seen as `data.views` says.
     """
     classes = class_names(spec.data)
     datasets = dataset_ids(spec.data, classes=classes, digests=source_digests(spec.data))
@@ -106,6 +112,7 @@ def resolve(spec: JobSpec) -> Job:
     if spec.fusion.weighting.column_read is not None:
         check_column(spec.fusion.weighting, columns_of_rows(spec.data))
     check_num_weights(spec.fusion, teachers=len(spec.teachers), classes=len(classes))
+    check_views(spec)
     probed = probe(spec, num_classes=len(classes))
     check_terms(spec, probed.shapes(num_classes=len(classes)))
     check_sharing(spec, num_classes=len(classes))

@@ -14,7 +14,6 @@ from cluster.shards.classes import known_classes
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
-from cluster.shards.records import read_record
 from cluster.shards.schema import LABEL, ROW
 from cluster.storage.protocol import ObjectStore
 from orchestrator.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
@@ -31,10 +30,11 @@ from orchestrator.report.record import (
     Summary,
 )
 from orchestrator.resolve import ENSEMBLE, Job
+from orchestrator.trainings import chosen_length
 from students.ensembles.ensemble import Ensemble
 from students.metrics import accuracy, agreement, kl, knows, nll
 from students.reliability import ece, reliability
-from students.task import TrainedRecord, TrainingTask
+from students.task import TrainingTask
 
 _NUM_SAMPLES = 12
 _ROUNDING = 1e-9
@@ -96,16 +96,6 @@ def score_job(store: ObjectStore, job: Job) -> EvaluationRecord:
         samples=_samples(test, [*authorities, *baselines[:1], *generations, *students[:1]]),
         summary=_summary(models, test, held_out),
     )
-
-
-def chosen_length(store: ObjectStore, tasks: Sequence[TrainingTask]) -> TrainingTask:
-    """Return the candidate with the best accuracy on the held-out rows at its end, among equals the least NLL."""
-
-    def merit(task: TrainingTask) -> tuple[float, float]:
-        last = read_record(store, task.record_key, TrainedRecord).points[-1]
-        return last.accuracy, -last.nll
-
-    return max(tasks, key=merit)
 
 
 def _score_teacher(store: ObjectStore, teacher: ResolvedTeacher, test: _Rows, *, role: Role = "teacher") -> _Scored:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Config
+from orchestrator.blending import unblendable
 from orchestrator.cohorting import unteachable
 from orchestrator.rebirth import GenerationsConfig, unborn
 from orchestrator.self_taught import at_odds
@@ -152,6 +153,14 @@ class JobSpec(Config):
     def _teachers_can_be_weighed(self) -> "JobSpec":
         names = [teacher.name for teacher in self.teachers]
         if problems := list(unweighable(names, self.fusion, self.objective)):
+            raise ValueError("; ".join(dict.fromkeys(problems)))
+        return self
+
+    @model_validator(mode="after")
+    def _rows_can_be_blended(self) -> "JobSpec":
+        columns = [self.student.inputs.column, *(teacher.inputs.column for teacher in self.teachers)]
+        terms = (*self.objective, *(self.generations.objective if self.generations else ()))
+        if problems := list(unblendable(self.data.views, self.fusion, terms, self.cohort, columns)):
             raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 

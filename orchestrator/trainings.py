@@ -1,16 +1,20 @@
 """The trainings of a job: of teachers that we fit, of the student for each seed, and of the lone student."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.models import ModelConfig, source_digest
 from cluster.shards.labelset import LabelSetRecord
+from cluster.shards.records import read_record
+from cluster.storage.protocol import ObjectStore
 from orchestrator.spec import JobSpec
 from orchestrator.splits import DatasetIds
+from orchestrator.viewing import views_of_lone, views_of_student
 from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import OrderConfig
-from students.task import LiveTeacher, Peer, Targets, TrainingTask
+from students.task import LiveTeacher, Peer, Targets, TrainedRecord, TrainingTask
 from teachers.spec import TeacherConfig
 
 
@@ -71,11 +75,15 @@ def student_task(spec: JobSpec, datasets: DatasetIds, lesson: Lesson, *, name: s
         seed=seed,
         order=spec.train.order,
         precision=spec.train.precision,
+        views=views_of_student(spec),
     )
 
 
 def lone_tasks(spec: JobSpec, datasets: DatasetIds, *, seed: int) -> tuple[TrainingTask, ...]:
-    """Return the student's trainings on the labelled rows alone, one for each candidate length."""
+    """Return the student's trainings on the labelled rows alone, one for each candidate length.
+
+    A job in views has these of the rows as they are, and of views that are new in every epoch.
+    """
     assert spec.baseline is not None  # noqa: S101
     lesson = Lesson((CrossEntropyTerm(),))
     return tuple(
@@ -85,7 +93,20 @@ def lone_tasks(spec: JobSpec, datasets: DatasetIds, *, seed: int) -> tuple[Train
                 "epochs": epochs,
                 "batch_size": spec.baseline.batch_size,
                 "optimizer": spec.baseline.optimizer or spec.train.optimizer,
+                "views": views,
             }
         )
+        # A small student on a short schedule does better without, and what distillation has to beat is the best.
+        for views in dict.fromkeys((None, views_of_lone(spec)))
         for epochs in spec.baseline.epochs
     )
+
+
+def chosen_length(store: ObjectStore, tasks: Sequence[TrainingTask]) -> TrainingTask:
+    """Return the candidate with the best accuracy on the held-out rows at its end, among equals the least NLL."""
+
+    def merit(task: TrainingTask) -> tuple[float, float]:
+        last = read_record(store, task.record_key, TrainedRecord).points[-1]
+        return last.accuracy, -last.nll
+
+    return max(tasks, key=merit)

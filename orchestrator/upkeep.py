@@ -80,7 +80,7 @@ class Teachers:
         self.records = {record.prefix: record for teacher in job.labellers for record in teacher.label_sets}
         """Every label set of the job, by its directory; the ensemble's has no teacher that could be asked."""
         if job.fused is not None:
-            self.records[job.fused.prefix] = job.fused
+            self.records |= {record.prefix: record for record in job.seen(job.fused)}
 
     def rerun_of(self, prefix: str) -> Rerun | None:
         """Return the teacher that wrote the label set at `prefix`; None for that of an ensemble."""

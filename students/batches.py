@@ -1,8 +1,10 @@
 """From the store to batches on a device: input shards zipped with the label shards of the same number."""
 
 import itertools
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.order import EpochOrder, lanes_of_worker
 from cluster.shards.reader import read_batches
 from cluster.shards.schema import LABEL, Column
+from cluster.shards.views.look import OWN_SHARE, PARTNER_LABEL, look
+from cluster.shards.views.spec import View
 from cluster.storage.protocol import ObjectStore
 from students.blend import fuse_rows, names_of
 from students.ensembles.ensemble import Ensemble
@@ -74,19 +78,18 @@ class TrainingData:
         # A target that no term reads needs no labels, and nothing that is learned of them.
         self._targets = task.targets if self._reads & {"target", "sparse"} else None
         self._ensemble = Ensemble.open(store, self._targets) if self._targets else None
-        parts = self._ensemble.used(self._targets.parts) if self._targets and self._ensemble else []
-        self._labels = LabelColumns(task, parts, self._open_labels)
+        self._labels = dict[int, LabelColumns]()
+        """By number of the view."""
         self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
         self.columns = record.columns
-        self.labelled_share = record.labelled_rows / record.rows
+        self.labelled_share = (record.labelled_rows / record.rows) ** (2 if task.views and task.views.is_mixed else 1)
         self.num_classes = len(record.classes)
-        self._labels.keep_within(self.order(0), num_lanes=len(self._lanes), are_files=gives_files(self._fetch))
 
     def shapes(self) -> Shapes:
         """Return what is known of the rows, and of outputs that are stored with them."""
-        taps = self._labels.shapes()
+        taps = self._labels_of(0).shapes()
         return Shapes(num_rows=self._dataset.record.rows, num_classes=self.num_classes, teacher_taps=taps)
 
     def order(self, epoch: int) -> EpochOrder:
@@ -99,84 +102,117 @@ class TrainingData:
         """Yield this worker's part of every global batch from `first_step` of the whole training on, read ahead."""
         return prefetched(self._converted(self._read_from(first_step), device), depth=_READ_AHEAD)
 
-    def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+    def _read_from(self, first_step: int) -> Iterator[tuple[LabelColumns, dict[str, np.ndarray]]]:
         # One stream over all epochs: the first batch of an epoch is read while the last one is learnt from.
         first_epoch, step = divmod(first_step, self.order(0).num_steps)
         starts = [(epoch, step if epoch == first_epoch else 0) for epoch in range(first_epoch, self._task.epochs)]
-        numbers = (number for epoch, step in starts for number in self.order(epoch).openings(self._lanes, step))
         shards = ShardsAhead(
             self._read_shard,
-            numbers,
+            (
+                self._place(epoch, number)
+                for epoch, step in starts
+                for number in self.order(epoch).openings(self._lanes, step)
+            ),
             is_ready=self._is_labelled,
-            readings_until_cheap=lambda: readings_until_cheap(self._fetch),
+            readings_until_cheap=lambda: math.inf if self._task.views else readings_until_cheap(self._fetch),
         )
         for epoch, step in starts:
-            yield from read_batches(shards, self.order(epoch), lanes=self._lanes, first_step=step)
+            read = partial(self._shard_in, epoch, shards)
+            for arrays in read_batches(read, self.order(epoch), lanes=self._lanes, first_step=step):
+                yield self._labels_of(self._view_in(epoch)), arrays
 
-    def _converted(self, read: Iterator[dict[str, np.ndarray]], device: torch.device) -> Iterator[Batch]:
+    def _converted(
+        self, read: Iterator[tuple[LabelColumns, dict[str, np.ndarray]]], device: torch.device
+    ) -> Iterator[Batch]:
         # This body runs in the read-ahead thread, where torch would take every core for itself.
         torch.set_num_threads(1)
-        for arrays in read:
-            yield self._batch(arrays, device)
+        for labels, arrays in read:
+            yield self._batch(labels, arrays, device)
 
-    def _batch(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> Batch:
+    def _batch(self, labels: LabelColumns, arrays: Mapping[str, np.ndarray], device: torch.device) -> Batch:
         config = self._task.model.inputs
         inputs = to_inputs(input_array(arrays, config), config)
-        labels = torch.from_numpy(arrays[LABEL].astype(np.int64))
-        stored = self._labels.stored(arrays)
-        target, each = self._of_teachers(arrays, stored)
-        taps = {tap: output.to(device, non_blocking=True) for tap, output in self._labels.taps(stored).items()}
+        stored, is_mixed = labels.stored(arrays), PARTNER_LABEL in arrays
+        target, each = self._of_teachers(labels, stored, arrays)
+        taps = {tap: output.to(device, non_blocking=True) for tap, output in labels.taps(stored).items()}
         teacher_inputs = {} if self._live is None else self._live.inputs(arrays)
         return Batch(
             inputs.to(device, non_blocking=True),
-            labels.to(device, non_blocking=True),
+            _class_indices(arrays[LABEL]).to(device, non_blocking=True),
             None if target is None else target.to(device, non_blocking=True),
             torch.from_numpy(arrays[ROWS]).to(device, non_blocking=True) if self._needs_rows else None,
             taps,
             teacher_logits={name: logits.to(device, non_blocking=True) for name, logits in each.items()},
             teacher_inputs={name: given.to(device, non_blocking=True) for name, given in teacher_inputs.items()},
-            sparse=self._sparse_target(stored, device),
+            sparse=self._sparse_target(labels, stored, device),
+            partner_labels_N=_class_indices(arrays[PARTNER_LABEL]).to(device, non_blocking=True) if is_mixed else None,
+            own_shares_N=torch.from_numpy(arrays[OWN_SHARE]).to(device, non_blocking=True) if is_mixed else None,
         )
 
-    def _sparse_target(self, stored: Stored, device: torch.device) -> SparseTarget | None:
+    def _sparse_target(self, labels: LabelColumns, stored: Stored, device: torch.device) -> SparseTarget | None:
         if "sparse" not in self._reads:
             return None
-        return SparseTarget.of(self._labels.sparse(stored, temperature=self._read_at)).to(device)
+        return SparseTarget.of(labels.sparse(stored, temperature=self._read_at)).to(device)
 
     def _of_teachers(
-        self, arrays: Mapping[str, np.ndarray], stored: Stored
+        self, labels: LabelColumns, stored: Stored, arrays: Mapping[str, np.ndarray]
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return what the teachers say as one, if that is known before the step, and each by itself, if asked for."""
         targets = self._targets
         if targets is None or self._ensemble is None or "target" not in self._reads:
             return None, {}
-        logits = self._labels.logits(stored, temperature=self._read_at)
+        logits = labels.logits(stored, temperature=self._read_at)
         log_probs_KNC = self._ensemble.calibrated(logits)
         names = self._ensemble.used(names_of(targets))
         is_blended = targets.weighting.changes_with_training
         fused = None if is_blended else fuse_rows(self._ensemble, targets.weighting, names, log_probs_KNC, arrays)
         return fused, dict(zip(names, log_probs_KNC, strict=True)) if self._task.needs_each_teacher else {}
 
-    def _read_shard(self, number: int) -> dict[str, np.ndarray]:
-        arrays = self._dataset.read(number)
-        inputs = input_array(arrays, self._task.model.inputs)
-        kept = {LABEL, self._targets.weighting.column_read if self._targets else None}
-        columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
-        columns |= {} if self._live is None else self._live.columns(arrays)
-        if self._needs_rows or self._labels.needs_rows:
-            columns[ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
-        for labels in self._labels.label_sets:
-            self._wait_for(labels, number)
-        return columns | self._labels.read(number)
+    def _view(self, number: int) -> View | None:
+        return None if self._task.views is None else self._task.views.view(number)
 
-    def _open_labels(self, record: LabelSetRecord) -> LabelSet:
-        labels = LabelSet(self._store, record, fetch=self._fetch)
+    def _view_in(self, epoch: int) -> int:
+        return 0 if self._task.views is None else self._task.views.number_in(epoch)
+
+    def _place(self, epoch: int, number: int) -> int:
+        """Return a number of its own for a shard in the view that an epoch sees."""
+        return self._view_in(epoch) * len(self._dataset.record.shards) + number
+
+    def _shard_in(self, epoch: int, shards: ShardsAhead, number: int) -> Mapping[str, np.ndarray]:
+        return shards(self._place(epoch, number))
+
+    def _labels_of(self, view: int) -> LabelColumns:
+        # Two threads may open the same view at once; either result will do.
+        if view not in self._labels:
+            parts = self._ensemble.used(self._targets.parts) if self._targets and self._ensemble else []
+            labels = LabelColumns(self._task, parts, partial(self._open_labels, self._view(view)))
+            labels.keep_within(self.order(0), num_lanes=len(self._lanes), are_files=gives_files(self._fetch))
+            self._labels[view] = labels
+        return self._labels[view]
+
+    def _open_labels(self, view: View | None, record: LabelSetRecord) -> LabelSet:
+        labels = LabelSet(self._store, record.seen(view), fetch=self._fetch)
         if labels.is_sealed():
             labels.load_manifest()
         return labels
 
-    def _is_labelled(self, number: int) -> bool:
-        return all(labels.committed(number) is not None for labels in self._labels.label_sets)
+    def _read_shard(self, place: int) -> dict[str, np.ndarray]:
+        view, number = divmod(place, len(self._dataset.record.shards))
+        arrays = look(self._dataset.read(number), self._view(view))
+        inputs = input_array(arrays, self._task.model.inputs)
+        labels, of_weighting = self._labels_of(view), self._targets.weighting.column_read if self._targets else None
+        kept = {LABEL, PARTNER_LABEL, OWN_SHARE, of_weighting}
+        columns = {name: array for name, array in arrays.items() if name in kept or array is inputs}
+        columns |= {} if self._live is None else self._live.columns(arrays)
+        if self._needs_rows or labels.needs_rows:
+            columns[ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
+        for label_set in labels.label_sets:
+            self._wait_for(label_set, number)
+        return columns | labels.read(number)
+
+    def _is_labelled(self, place: int) -> bool:
+        view, number = divmod(place, len(self._dataset.record.shards))
+        return all(labels.committed(number) is not None for labels in self._labels_of(view).label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
         deadline_s = time.monotonic() + self._execution.labels_timeout_s
@@ -213,3 +249,7 @@ def target_temperature(objective: Sequence[TermConfig]) -> float:
     """
     found = {term.target_temperature for term in objective if term.reads & {"target", "sparse"}}
     return (found.pop() or 1.0) if len(found) == 1 else 1.0
+
+
+def _class_indices(labels_N: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(labels_N.astype(np.int64))

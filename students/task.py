@@ -14,6 +14,7 @@ from cluster.models import ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Digest, Identity
+from cluster.shards.views.spec import ViewsConfig
 from cluster.weights import StoredWeights
 from students.cohorts.catalogue import CohortConfig
 from students.cohorts.codistillation import CodistillationCohort
@@ -93,6 +94,8 @@ class TrainingTask(Config):
     optimizer: OptimizerConfig
     seed: int
     order: OrderConfig
+    views: ViewsConfig | None = Field(default=None, exclude_if=lambda views: views is None)
+    """How rows are seen; label sets are then those of the rows as they are, from which those of each view follow."""
     precision: Literal["float32", "bfloat16"] = "float32"
     membership: "Membership | None" = Field(default=None, exclude_if=lambda membership: membership is None)
     """The cohort to which it belongs, if members train on workers of their own."""

@@ -19,6 +19,7 @@ from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
+from cluster.shards.views.look import look
 from cluster.storage.open import open_store
 from cluster.weights import StoredWeights
 from teachers.backends.load import load_backend
@@ -141,7 +142,7 @@ class TeacherReplica:
         if record.dataset not in self._datasets:
             self._datasets[record.dataset] = Dataset.open(self._store, record.dataset)
         arrays = self._datasets[record.dataset].read(request.number)
-        return labels, {name: array for name, array in arrays.items() if name != LABEL}
+        return labels, look({name: array for name, array in arrays.items() if name != LABEL}, record.view)
 
     def _forward(
         self, request: LabelRequest, arrays: Mapping[str, np.ndarray], progress: "_Progress"

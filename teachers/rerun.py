@@ -9,6 +9,7 @@ import torch
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
+from cluster.shards.views.look import look
 from cluster.storage.protocol import ObjectStore
 from cluster.weights import StoredWeights
 from teachers.backends.load import load_backend
@@ -42,7 +43,7 @@ class Rerun:
             OutputRefusedError: the teacher says what must not be stored.
         """
         arrays = Dataset.open(self._store, record.dataset).read(number)
-        inputs = {name: array for name, array in arrays.items() if name != LABEL}
+        inputs = look({name: array for name, array in arrays.items() if name != LABEL}, record.view)
         outputs = self._labeller.outputs(record, number, inputs)
         columns = self._labeller.columns(LabelSet(self._store, record), outputs)
         return Answer(columns, len(arrays[LABEL]), statistics_of(outputs))

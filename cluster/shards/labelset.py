@@ -25,6 +25,7 @@ from cluster.shards.encoding import decode_shard, encode_shard
 from cluster.shards.records import BadRecordError, overwrite_record, publish_record, read_record
 from cluster.shards.schema import Column, Identity, columns_of
 from cluster.shards.verified import Fetch, fetch_verified
+from cluster.shards.views.spec import View
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 
 RECIPE = 1
@@ -55,6 +56,8 @@ class LabelSetRecord(Config):
     taps: dict[ModulePath, TapConfig] = Field(default={}, exclude_if=lambda taps: not taps)
     """Modules of the teacher whose outputs are stored too. Sets without any have the identity they always had."""
     compression: Compression = "none"
+    view: View | None = Field(default=None, exclude_if=lambda view: view is None)
+    """How the rows were seen; None: as they are."""
 
     @model_validator(mode="after")
     def _each_class_has_one_name(self) -> "LabelSetRecord":
@@ -65,6 +68,10 @@ class LabelSetRecord(Config):
     def __hash__(self) -> int:
         # A mapping has no hash; records that are equal agree in these.
         return hash((self.teacher, self.teacher_identity, self.dataset))
+
+    def seen(self, view: View | None) -> "LabelSetRecord":
+        """Return the record of what the same teacher says of the same rows in another view."""
+        return self.model_copy(update={"view": view})
 
     @property
     def positions(self) -> tuple[int, ...]:

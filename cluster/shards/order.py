@@ -9,16 +9,11 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from cluster.errors import DataError
-
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = 0xFFFFFFFFFFFFFFFF
-
-WordsT = TypeVar("WordsT", int, np.ndarray)
+from cluster.shards.hashing import hash_of, splitmix64
 
 
 class TooFewRowsError(DataError):
@@ -147,18 +142,7 @@ def permutation(count: int, *key: int) -> np.ndarray:
     It sorts the splitmix64 hash of each index, so it will be the same under every version of numpy. The hash is a
     bijection: there are no ties, and any sort will do.
     """
-    state = 0
-    for part in key:
-        state = _splitmix64((state ^ part) & _MASK)
-    return np.argsort(_splitmix64(np.arange(count, dtype=np.uint64) ^ np.uint64(state)))
-
-
-def _splitmix64(values: WordsT) -> WordsT:
-    """Hash one word, or each word of an array, whose arithmetic wraps around by itself."""
-    mixed = (values + _GOLDEN) & _MASK
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
-    return mixed ^ (mixed >> 31)
+    return np.argsort(splitmix64(np.arange(count, dtype=np.uint64) ^ np.uint64(hash_of(key))))
 
 
 def _share(rows: int, lane: int, lanes: int) -> int:

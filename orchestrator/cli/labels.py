@@ -31,8 +31,8 @@ def ls(store: StoreUri, as_json: AsJson = False) -> None:
         print_json({"sets": found})
         return
     print_table(
-        ("set", "state", ">shards", ">rows", ">bytes", "dataset"),
-        ((it.name, it.state, _shards(it), f"{it.rows:,}", f"{it.num_bytes:,}", it.dataset) for it in found),
+        ("set", "state", ">shards", ">rows", ">bytes", "dataset", ">view"),
+        ((it.name, it.state, _shards(it), f"{it.rows:,}", f"{it.num_bytes:,}", it.dataset, _view(it)) for it in found),
         empty="No teacher has labelled there yet.",
     )
 
@@ -48,7 +48,8 @@ def show(name: SetName, store: StoreUri, as_json: AsJson = False) -> None:
         print_json({"set": summary, "commits": commits})
         return
     columns = ", ".join(f"{column.name} {column.dtype}{list(column.shape)}" for column in summary.columns)
-    print(f"{summary.name}: {summary.state}, {_shards(summary)} shards, {summary.rows:,} rows")
+    seen = "" if summary.view is None else f", seen in view {summary.view}"
+    print(f"{summary.name}: {summary.state}, {_shards(summary)} shards, {summary.rows:,} rows{seen}")
     print(f"{summary.codec}: {columns}")
     if summary.classes:
         print(f"classes: {', '.join(map(excerpt, summary.classes))}")
@@ -104,6 +105,10 @@ def export(
 
 for command in (upkeep.verify, upkeep.repair, upkeep.gc):
     app.command()(command)
+
+
+def _view(summary: "LabelSetSummary") -> str:
+    return "" if summary.view is None else str(summary.view)
 
 
 def _shards(summary: "LabelSetSummary") -> str:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from cluster.config import Config
 from cluster.shards.compression import Compression
+from cluster.shards.views.spec import ViewsConfig
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -59,3 +60,6 @@ class DataConfig(Config):
     shard_rows: Annotated[int, Field(ge=1)] = 4096
     compression: Compression = "none"
     seed: int = 0
+    views: ViewsConfig | None = None
+    """Training rows cropped, flipped, blended and so on, by seed, for teachers and student alike; by default as they
+    are."""

@@ -28,7 +28,8 @@ def fuse_labels(context: RunContext) -> None:
         context.reused(planned)
         return
     with context.step(planned) as account:
-        account.rows = result_of(_fuse.remote(context.store.uri, record, targets))
+        fusing = [_fuse.remote(context.store.uri, seen, targets) for seen in context.job.seen(record)]
+        account.rows = sum(map(result_of, fusing))
 
 
 @ray.remote(num_cpus=1, max_retries=3)
@@ -41,7 +42,7 @@ def write_fused(store: ObjectStore, record: LabelSetRecord, targets: Targets) ->
     """Fuse every shard that is not committed, seal, and return the rows that were computed."""
     labels = LabelSet.create(store, record)
     ensemble = Ensemble.open(store, targets)
-    teachers = [LogitsReader(LabelSet(store, part.labels)) for part in ensemble.used(targets.parts)]
+    teachers = [LogitsReader(LabelSet(store, part.labels.seen(record.view))) for part in ensemble.used(targets.parts)]
     names = ensemble.used(names_of(targets))
     dataset = Dataset.open(store, record.dataset)
     num_shards = len(dataset.record.shards)

@@ -101,7 +101,8 @@ class Labelling:
 
     def _in_order(self, record: LabelSetRecord) -> Sequence[int]:
         dataset, first = self._datasets[record.identity], self._context.job.trainings[0]
-        if record is not self.teacher.train:
+        if record not in self.teacher.views:
             return range(len(dataset.record.shards))
-        order = epoch_order(dataset, first.order, batch_size=first.batch_size, seed=first.seed, epoch=0)
+        epoch = self.teacher.views.index(record)  # the first that sees the view
+        order = epoch_order(dataset, first.order, batch_size=first.batch_size, seed=first.seed, epoch=epoch)
         return order.shards_by_first_use()

@@ -38,6 +38,10 @@ class Batch:
     """float32 `[N, *shape]`, by name; for teachers that run beside the student."""
     peer_logits: tuple[torch.Tensor, ...] = ()
     """float32 `[N, C]` for each peer of a member of a cohort, once it says anything; without gradient."""
+    partner_labels_N: torch.Tensor | None = None
+    """int64; where rows are blended, the labels of those that are blended in; `NO_LABEL` where either has none."""
+    own_shares_N: torch.Tensor | None = None
+    """float32; the share of `labels_N` in each row, beside `partner_labels_N`."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -54,6 +58,8 @@ class Batch:
             teacher_logits={teacher: logits_NC[rows] for teacher, logits_NC in self.teacher_logits.items()},
             teacher_inputs={teacher: inputs[rows] for teacher, inputs in self.teacher_inputs.items()},
             peer_logits=tuple(logits_NC[rows] for logits_NC in self.peer_logits),
+            partner_labels_N=None if self.partner_labels_N is None else self.partner_labels_N[rows],
+            own_shares_N=None if self.own_shares_N is None else self.own_shares_N[rows],
         )
 
 
@@ -136,6 +142,8 @@ class Objective(nn.Module):
             batch.labels_N,
             target_NC,
             rows_N=batch.rows_N,
+            partner_labels_N=batch.partner_labels_N,
+            own_shares_N=batch.own_shares_N,
             student_taps=student_taps,
             teacher_taps=batch.teacher_taps,
             sparse=batch.sparse,

@@ -62,6 +62,10 @@ class TermInputs:
     """The teachers, calibrated and fused, or the one that the term is `of`."""
     rows_N: "torch.Tensor | None" = None
     """int64; the number of each row in the data set."""
+    partner_labels_N: "torch.Tensor | None" = None
+    """int64; where rows are blended, the labels of those that are blended in; `NO_LABEL` where either has none."""
+    own_shares_N: "torch.Tensor | None" = None
+    """float32; the share of `labels_N` in each row, beside `partner_labels_N`."""
     student_taps: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
     """Outputs of the student's modules that the term names, float32 `[N, ...]`."""
     teacher_taps: "Mapping[TeacherTap, torch.Tensor]" = field(default_factory=dict)

@@ -49,6 +49,20 @@ FULL: dict[str, Any] = {
         "shard_rows": 64,
         "compression": "lz4",
         "seed": 1,
+        "views": {
+            "count": 2,
+            "plain_first": True,
+            "augment": [
+                {"kind": "crop", "padding": 2},
+                {"kind": "flip", "share": 0.25},
+                {"kind": "zoom", "least": 0.5},
+                {"kind": "rotate", "degrees": 5.0},
+                {"kind": "noise", "std": 4.0},
+            ],
+            "seed": 3,
+            "column": "image",
+            "channels": "last",
+        },
     },
     "teachers": [
         {
@@ -252,10 +266,10 @@ class TestTypos:
     def test_the_full_spec_holds_every_key_of_every_model(self) -> None:
         schema = JobSpec.model_json_schema()
         known = {key for model in [schema, *schema["$defs"].values()] for key in model.get("properties", ())}
-        # Drawn labels serve few other terms, sparse terms one teacher; one weighting; a cohort, of one method, or
-        # generations; and members of a cohort do not teach themselves.
-        others = {"draws", "tail", "routes", "sees", "shared", "exchange_every", "unit", "burn_in"}
-        others |= {"generations", "count", "target", "consistency", "decay", "exits", "features"}
+        # Drawn labels serve few other terms, as blended rows do; sparse terms read one teacher; one weighting; one
+        # cohort, of one method, or generations; and members of a cohort do not teach themselves.
+        others = {"draws", "tail", "routes", "sees", "shared", "exchange_every", "unit", "burn_in", "mixup", "cutmix"}
+        others |= {"generations", "target", "consistency", "decay", "exits", "features"}
         assert {FULL_LINES[index].key for index in MODEL_KEYS} | others == known
 
     def test_the_full_spec_loads_as_it_is_written(self) -> None:

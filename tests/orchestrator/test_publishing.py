@@ -23,7 +23,7 @@ from orchestrator.report.page import render_page
 from orchestrator.report.record import Report, Summary
 from orchestrator.resolve import Job, resolve
 from orchestrator.run import run_job
-from orchestrator.scoring import chosen_length
+from orchestrator.trainings import chosen_length
 from students.task import TrainedRecord
 from tests.fixtures.jobs import (
     CLASSES,

@@ -30,6 +30,7 @@ def of_teacher(name: str) -> frozenset[str]:
     return frozenset(f"{kind}:{name}" for kind in ("weights", "held_out", "train", "test", "calibration"))
 
 
+LABELS_OF_TRAINING = frozenset(f"train:{name}" for name in TEACHERS)
 LABELS_OF_GIVEN = of_teacher("given") - {"weights:given"}
 TEACHING = frozenset().union(*map(of_teacher, TEACHERS))
 ALL = DATA | TEACHING | LONE | STUDENT
@@ -55,8 +56,8 @@ def results(job: Job) -> dict[str, object]:
     for teacher in job.teachers:
         name = teacher.config.name
         found[f"weights:{name}"] = teacher.fit.identity if teacher.fit else teacher.given
-        for part, labels in (("held_out", teacher.held_out), ("train", teacher.train), ("test", teacher.test)):
-            found[f"{part}:{name}"] = labels.prefix
+        for part, sets in (("held_out", [teacher.held_out]), ("train", teacher.views), ("test", [teacher.test])):
+            found[f"{part}:{name}"] = [labels.prefix for labels in sets]
         found[f"calibration:{name}"] = calibration_key(teacher.held_out)
     found["student"] = [task.identity for task in job.students]
     found["baseline"] = [[task.identity for task in tasks] for tasks in job.baselines]
@@ -142,6 +143,9 @@ DECIDING = [
     ("teachers.given.inputs.std=0.5", of_teacher("given") | STUDENT),
     ("teachers.given.model=tests.fixtures.jobs:Narrow", of_teacher("given") | STUDENT),
     ("teachers.graph.inputs.scale=0.5", of_teacher("graph") | STUDENT),
+    # How training rows are seen, by everybody but who is fitted on them.
+    ("data.views={mixup: 1.0}", LABELS_OF_TRAINING | STUDENT | LONE),
+    ("data.views={augment: [{kind: flip}], count: 1}", LABELS_OF_TRAINING | STUDENT | LONE),
     # The rows, and so everything but weights that others trained on others.
     ("data.seed=1", ALL - {"weights:given", "weights:graph"}),
     ("data.labelled=130", ALL - {"weights:given", "weights:graph"}),

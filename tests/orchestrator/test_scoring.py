@@ -27,8 +27,9 @@ from orchestrator.evaluation import EvaluationRecord
 from orchestrator.measuring import Measured, measure_student
 from orchestrator.report.record import ModelResult, Role
 from orchestrator.resolve import Job, resolve
-from orchestrator.scoring import chosen_length, score_job
+from orchestrator.scoring import score_job
 from orchestrator.steps.ingest import ingest
+from orchestrator.trainings import chosen_length
 from students.spec import FusionConfig
 from students.task import EpochPoint, TrainedRecord, TrainingTask
 from tests.fixtures.jobs import (

@@ -1,0 +1,55 @@
+"""Whether what a job computes of each row still has a meaning where rows are blended with others."""
+
+from collections.abc import Iterator, Sequence
+
+from cluster.shards.views.spec import ViewsConfig
+from students.cohorts.catalogue import CohortConfig
+from students.objectives.catalogue import TermConfig
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.spec import FusionConfig
+
+
+def unblendable(
+    views: ViewsConfig | None,
+    fusion: FusionConfig,
+    objective: Sequence[TermConfig],
+    cohort: CohortConfig | None,
+    columns_read: Sequence[str | None],
+) -> Iterator[str]:
+    """Yield what reads the one label, number or column of a row that no longer has one, with the fields that say so.
+
+    `columns_read` are those that the models' inputs name.
+    """
+    if views is None:
+        return
+    if not views.augment and not views.is_mixed:
+        yield "data.views changes nothing; expected `augment`, `mixup` or `cutmix`, or no `views`"
+    if not views.is_mixed:
+        return
+    blended = "data.views." + ("mixup" if views.mixup is not None else "cutmix")
+    for term in objective:
+        if "labels" in term.reads and not isinstance(term, CrossEntropyTerm):
+            yield (
+                f"objective: the term `{term.term}` reads one label of each row, and {blended} gives it two; expected "
+                "`cross_entropy`, or a term that reads no labels"
+            )
+        if term.needs_rows:
+            yield (
+                f"objective: the term `{term.term}` remembers each row, and {blended} blends it with another in every "
+                "view; expected another term"
+            )
+    if cohort is not None and "labels" in cohort.reads:
+        yield (
+            f"cohort: `{cohort.method}` reads one label of each row, and {blended} gives it two; expected a method "
+            "that reads no labels, such as `dml`"
+        )
+    if fusion.weighting.reads & {"labels", "column"}:
+        yield (
+            f"fusion.weighting `{fusion.weighting.method}` reads the label or a column of each row, and {blended} "
+            "blends it with another; expected a weighting that reads the teachers alone"
+        )
+    if other := next((column for column in columns_read if column not in (None, views.column)), None):
+        yield (
+            f"a model reads the column {other!r}, and {blended} blends {views.column or 'the only column'}: it would "
+            "see one row, and its label be for two; expected models that read the same column"
+        )

@@ -1,0 +1,198 @@
+"""Training on views: the student sees what its teachers saw, whoever reads, from wherever it goes on."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from cluster.shards.schema import NO_LABEL
+from cluster.shards.views.look import look
+from cluster.shards.views.spec import ViewsConfig
+from students.batches import TrainingData
+from students.group import Alone
+from students.live import LiveTeachers
+from students.loop import train
+from students.objectives.cross_entropy import CrossEntropyTerm
+from students.objectives.fitnet import FitNetTerm
+from students.objectives.kl import KLTerm
+from students.objectives.objective import Batch
+from students.objectives.term import TermInputs
+from students.task import Execution, TrainedRecord, TrainingTask
+from tests.fixtures.crashing_store import Killed
+from tests.fixtures.seen import BATCH, ROWS, SHARD_ROWS, Seen, checksums
+from tests.students.test_taps import DiesAtOnce
+
+CPU = torch.device("cpu")
+STEPS = -(-ROWS // BATCH)
+AUGMENTED: dict[str, Any] = {
+    "augment": [{"kind": "crop", "padding": 2}, {"kind": "flip"}, {"kind": "rotate"}, {"kind": "noise", "std": 9.0}]
+}
+VIEWS = {
+    "one for each epoch": AUGMENTED,
+    "fewer than epochs": {**AUGMENTED, "count": 2},
+    "rows as they are first": {**AUGMENTED, "plain_first": True},
+    "blended": {**AUGMENTED, "mixup": 0.5, "cutmix": 1.0, "count": 2},
+}
+all_views = pytest.mark.parametrize("options", VIEWS.values(), ids=VIEWS.keys())
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Seen:
+    return Seen(tmp_path / "store", labelled=40)
+
+
+def views(**options: Any) -> ViewsConfig:
+    return ViewsConfig.model_validate(options)
+
+
+def read(seen: Seen, task: TrainingTask, *, rank: int = 0, world_size: int = 1, first_step: int = 0) -> list[Batch]:
+    data = TrainingData(seen.store, task, Execution(), rank=rank, world_size=world_size)
+    return list(data.batches(first_step=first_step, device=CPU))
+
+
+def pictures(batches: list[Batch]) -> list[bytes]:
+    return [row.numpy().tobytes() for batch in batches for row in batch.inputs]
+
+
+@all_views
+def test_every_batch_holds_the_pictures_that_its_teacher_saw(seen: Seen, options: dict[str, Any]) -> None:
+    for batch in read(seen, seen.taught(views(**options))):
+        assert batch.target_logits_NC is not None
+        expected = log_softmax(checksums(batch.inputs.numpy()).astype(np.float64), axis=1)
+        assert np.abs(batch.target_logits_NC.numpy() - expected).max() < 1e-4
+
+
+@all_views
+def test_every_epoch_holds_every_row_once_in_the_view_that_is_its_turn(seen: Seen, options: dict[str, Any]) -> None:
+    config = views(**options)
+    batches = read(seen, seen.taught(config))
+    for epoch in range(3):
+        view = config.view(config.number_in(epoch))
+        starts = range(0, ROWS, SHARD_ROWS)
+        shards = [{name: array[at : at + SHARD_ROWS] for name, array in seen.arrays.items()} for at in starts]
+        images = np.concatenate([look(shard, view)["image"] for shard in shards])
+        # As the model is fed: single precision, from 0 to 1.
+        expected = [(torch.from_numpy(image).float() * (1 / 255)).numpy().tobytes() for image in images]
+        assert sorted(pictures(batches[epoch * STEPS : (epoch + 1) * STEPS])) == sorted(expected)
+
+
+def test_labels_of_blended_rows_stand_beside_them(seen: Seen) -> None:
+    config = views(mixup=1.0, count=1)
+    rows = {}
+    for at in range(0, ROWS, SHARD_ROWS):
+        shard = look({name: array[at : at + SHARD_ROWS] for name, array in seen.arrays.items()}, config.view(0))
+        for image, *labels in zip(
+            *(shard[name] for name in ("image", "label", ".partner_label", ".own_share")), strict=True
+        ):
+            rows[(torch.from_numpy(image).float() * (1 / 255)).numpy().tobytes()] = [float(label) for label in labels]
+    for batch in read(seen, seen.taught(config)):
+        assert batch.partner_labels_N is not None
+        assert batch.own_shares_N is not None
+        found = zip(batch.labels_N, batch.partner_labels_N, batch.own_shares_N, strict=True)
+        for picture, labels in zip(pictures([batch]), found, strict=True):
+            assert [float(label) for label in labels] == rows[picture]
+        part = batch.part(slice(2, 5))
+        assert part.partner_labels_N is not None
+        assert torch.equal(part.partner_labels_N, batch.partner_labels_N[2:5])
+
+
+@all_views
+def test_any_number_of_workers_sees_the_same_from_any_step(seen: Seen, options: dict[str, Any]) -> None:
+    task = seen.taught(views(**options))
+    alone = read(seen, task)
+    shares = [read(seen, task, rank=rank, world_size=3) for rank in range(3)]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        assert torch.equal(torch.cat([part.inputs for part in parts]), whole.inputs)
+        assert torch.equal(torch.cat([part.labels_N for part in parts]), whole.labels_N)
+    for first_step in (1, STEPS, 2 * STEPS + 3):
+        later = read(seen, task, first_step=first_step)
+        assert pictures(later) == pictures(alone[first_step:])
+
+
+@all_views
+def test_a_training_that_was_killed_ends_bit_for_bit_like_one_that_was_not(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    def run(store: Any, execution: Execution) -> TrainedRecord:
+        return train(store, task, execution, Alone())
+
+    whole, killed = (Seen(tmp_path / name, labelled=40) for name in ("whole", "killed"))
+    _, task = (place.taught(views(**options)) for place in (whole, killed))
+    expected = run(whole.store, Execution())
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(DiesAtOnce(killed.store), Execution(checkpoint_every_s=0.0))
+    found = run(killed.store, Execution())
+    assert (found.weights_digest, found.points) == (expected.weights_digest, expected.points)
+
+
+def test_without_teachers_every_epoch_may_see_a_view_of_its_own(seen: Seen) -> None:
+    batches = read(seen, seen.task(views=views(**AUGMENTED), objective=(CrossEntropyTerm(),)))
+    assert len(set(pictures(batches))) == 3 * ROWS
+
+
+def test_more_views_ask_teachers_for_none_that_is_there(seen: Seen) -> None:
+    def asked(count: int) -> list[int]:
+        return [seen.label(seen.record.seen(view)) for view in views(**AUGMENTED, count=count).within(9)]
+
+    assert asked(2) == [ROWS, ROWS]
+    assert asked(4) == [0, 0, ROWS, ROWS]
+    assert asked(3) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["stored", "live"])
+def test_modules_of_teachers_have_seen_the_same_pictures(seen: Seen, kind: str) -> None:
+    hint, config = (KLTerm(), FitNetTerm(student="1", teacher="wide:sums")), views(**VIEWS["blended"])
+    beside = {"live_teachers": (seen.live(),)} if kind == "live" else {"stored_taps": (seen.tapped,)}
+    task = seen.taught(config, seen.tapped, objective=hint, **beside)
+    live = LiveTeachers(seen.store, task, CPU)
+    data = TrainingData(seen.store, task, Execution(), rank=0, world_size=1, live=live)
+    for batch in map(live.watched, data.batches(first_step=0, device=CPU)):
+        (output,) = batch.teacher_taps.values()
+        assert np.array_equal(output.numpy(), checksums(batch.inputs.numpy()))
+
+
+def test_rows_are_taken_to_be_labelled_where_both_of_a_blend_are(seen: Seen) -> None:
+    shares = []
+    for options in (AUGMENTED, {"mixup": 1.0}):
+        task = seen.task(views=views(**options), objective=(CrossEntropyTerm(),))
+        shares.append(TrainingData(seen.store, task, Execution(), rank=0, world_size=1).labelled_share)
+    assert shares == pytest.approx([40 / ROWS, (40 / ROWS) ** 2])
+
+
+def test_cross_entropy_of_a_blend_is_that_of_its_two_labels_by_their_shares() -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.standard_normal((40, 5))).requires_grad_()
+    own, other = (torch.from_numpy(rng.integers(0, 5, 40)) for _ in range(2))
+    own[:7] = other[:7] = NO_LABEL
+    share = torch.from_numpy(rng.random(40).astype(np.float32))
+    term = CrossEntropyTerm(label_smoothing=0.1)
+
+    def losses(logits_NC: torch.Tensor) -> torch.Tensor:
+        return term.rows(TermInputs(logits_NC, own, partner_labels_N=other, own_shares_N=share))
+
+    # One distribution to match, in place of two losses that are added.
+    target = np.full((40, 5), 0.1 / 5)
+    for labels, part in ((own, share.double().numpy()), (other, 1 - share.double().numpy())):
+        np.add.at(target, (np.arange(40), labels.numpy()), 0.9 * part)
+    log_q = log_softmax(logits.detach().numpy(), axis=1)
+    is_labelled = np.arange(40) >= 7
+    expected = -(target * log_q).sum(axis=1) * is_labelled
+    assert np.abs(losses(logits).detach().numpy() - expected).max() < 1e-9
+    (gradient,) = torch.autograd.grad(losses(logits).sum(), logits)
+    by_hand = (np.exp(log_q) - target) * is_labelled[:, None]
+    assert np.abs(gradient.numpy() - by_hand).max() < 1e-9
+    assert torch.autograd.gradcheck(losses, logits)
+
+
+def test_views_are_part_of_the_identity_of_a_training_and_those_without_are_what_they_were(seen: Seen) -> None:
+    plain = seen.task()
+    assert "views" not in plain.model_dump(mode="json")
+    others = [plain, *(seen.task(views=views(**options)) for options in VIEWS.values())]
+    assert len({task.identity for task in others}) == len(others)
+    for one, other in itertools.pairwise(others):
+        assert one.prefix != other.prefix
