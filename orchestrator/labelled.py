@@ -54,12 +54,13 @@ class Labelled:
         return [number for number in range(len(dataset.shards)) if number not in committed]
 
     def check_seal(self, record: LabelSetRecord) -> None:
-        """Compare the seal of a set, if there is one, with the data set.
+        """Compare what a set says of itself with what is asked for, and its seal, if there is one, with the data set.
 
         Raises:
-            SealMisfitError: it is of other shards.
-            BadRecordError, ForeignLabelsError: it cannot be read, or is that of other labels.
+            SealMisfitError: the seal is of other shards.
+            BadRecordError, ForeignLabelsError: one of them cannot be read, or is that of other labels.
         """
+        LabelSet(self._store, record).check_description()
         dataset = self._datasets[record.dataset]
         if dataset is None or not self.is_sealed(record):
             return

@@ -9,7 +9,7 @@ from cluster.config import Config
 from cluster.session import Capacity, local_capacity
 from cluster.shards.calibration import Method, calibration_key
 from cluster.shards.dataset import DatasetRecord, dataset_key
-from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
 from orchestrator.beside import loaded_beside
@@ -143,8 +143,6 @@ class Inspection:
         needed = self.needed(teacher)
         records = [self._datasets[record.dataset] for record in needed]
         rows = [sum(shard.rows for shard in record.shards) if record else None for record in records]
-        for record in needed:
-            LabelSet(self._store, record).check_description()
         done = sum(self._labelled.num_rows(record) for record in needed)
         sealed = sum(self._labelled.is_sealed(record) for record in needed)
         known = None if None in rows else sum(count for count in rows if count is not None)

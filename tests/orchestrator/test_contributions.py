@@ -70,9 +70,11 @@ def calibrated(store: DirectoryStore, key: str | None, logits: np.ndarray) -> np
 def expected(job: Job, store: DirectoryStore, part: str) -> np.ndarray:
     """Return the probabilities that the definitions in students/fusion.py give, `[N, C]`."""
     targets = job.fusion
+    shares = None if targets.ensemble is None else read_record(store, targets.ensemble, EnsembleRecord).shares
     logits = [
         calibrated(store, target.calibration, stored(store, getattr(teacher, part)))
-        for target, teacher in zip(targets.parts, job.teachers, strict=True)
+        for place, (target, teacher) in enumerate(zip(targets.parts, job.teachers, strict=True))
+        if not shares or shares[place] > 0  # nobody labels for one who is left out
     ]
     if targets.combine == "vote":
         votes = np.array([np.eye(3)[z.argmax(axis=1)] for z in logits])
@@ -80,7 +82,7 @@ def expected(job: Job, store: DirectoryStore, part: str) -> np.ndarray:
     assert targets.ensemble is not None
     record = read_record(store, targets.ensemble, EnsembleRecord)
     if targets.combine == "mean_probability":
-        return np.average([softmax(z, axis=1) for z in logits], axis=0, weights=record.shares)
+        return np.average([softmax(z, axis=1) for z in logits], axis=0, weights=[it for it in record.shares if it > 0])
     table = np.array(record.weights)
     if targets.combine == "stacking":
         read = [np.maximum(log_softmax(z, axis=1), -20) for z in logits]

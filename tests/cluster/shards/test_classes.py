@@ -45,7 +45,7 @@ def test_logits_stand_at_the_places_of_their_classes_and_say_nothing_of_others(
 ) -> None:
     reader = LogitsReader(specialist(DirectoryStore(tmp_path), codec))
 
-    wide, own = reader.read(0), reader.decode_own(reader.columns(0))
+    wide, own = reader.read(0), reader.decode_own(reader.labels.read(0))
 
     assert wide.shape == (3, 3)
     assert wide[:, 1].tolist() == [-np.inf] * 3
