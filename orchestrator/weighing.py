@@ -45,6 +45,11 @@ def unweighable(teachers: Sequence[str], fusion: FusionConfig, objective: Sequen
     yield from _combined_otherwise(fusion)
     for term in objective:
         if term.of is None:
+            if term.takes_specialists:
+                yield (
+                    f"objective: the term `{term.term}` reads one teacher, and all of them fused know every class; "
+                    "expected `of` and the name of a teacher, or the term `kl`"
+                )
             continue
         if "target" not in term.reads:
             yield f"objective: the term `{term.term}` is `of` a teacher and reads none; leave `of` out"

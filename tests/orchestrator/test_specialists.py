@@ -306,6 +306,18 @@ def test_routes_on_which_specialists_would_be_mixed_with_others_are_refused(
         resolve(job_spec(domains, *OWN[:2], *INPUTS, routing, *more))
 
 
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ("objective=[{term: restricted_kl}, {term: cross_entropy}]", "expected `of` and the name of a teacher"),
+        ("generations.objective=[{term: restricted_kl}]", "reads a teacher of some classes, and generations know them"),
+    ],
+)
+def test_a_term_of_known_classes_is_not_given_what_teachers_say_together(files: Path, terms: str, message: str) -> None:
+    with pytest.raises(SpecInvalidError, match=f"the term `restricted_kl` .*{message}"):
+        job_spec(files, *OWN, terms)
+
+
 def test_a_class_that_no_teacher_knows_has_to_be_taught_by_labels(files: Path) -> None:
     spec = job_spec(files, *OWN)
     alone = spec.model_copy(update={"teachers": spec.teachers[:1]})
