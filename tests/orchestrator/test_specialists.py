@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
+from cluster.shards.calibration import Calibration
 from cluster.shards.codecs.codec import CodecMisfitError
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
@@ -21,6 +22,7 @@ from cluster.shards.schema import ROW
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
 from orchestrator.catalogue import describe
+from orchestrator.contributions import Voice, contributions
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.report.record import ModelResult
 from orchestrator.resolve import Job, resolve
@@ -32,6 +34,9 @@ from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.fuse import write_fused
 from orchestrator.steps.ingest import ingest
 from orchestrator.upkeep import Teachers, rerun
+from students.ensembles.ensemble import Ensemble
+from students.spec import FusionConfig
+from students.weightings.routing import RoutingWeighting
 from teachers.weights import ClassMapError, ForeignWeightsError
 from tests.fixtures import small_jobs
 from tests.fixtures.jobs import (
@@ -265,6 +270,14 @@ def test_classes_that_a_file_of_weights_carries_make_a_specialist_too(own_files:
     assert resolve(job_spec(own_files, OWN[2])).teachers[1].train.classes == ("bar", "ring")
     with pytest.raises(ForeignWeightsError, match="a model of the classes bar, ring; `classes` says ring, bar"):
         resolve(job_spec(own_files, OWN[2], "teachers.given.classes=[ring, bar]"))
+    tapped = "objective=[{term: kl}, {term: fitnet, student: second, teacher: 'given:layer'}]"
+    assert (
+        resolve(job_spec(own_files, OWN[2], tapped, "teachers.given.arguments.classes=2"))
+        .students[0]
+        .live_teachers[0]
+        .name
+        == "given"
+    )
     write(["bar", "wring"])
     with pytest.raises(ClassMapError, match="the data has no class 'wring', the nearest is 'ring'"):
         resolve(job_spec(own_files, OWN[2]))
@@ -275,7 +288,7 @@ def test_classes_that_a_file_of_weights_carries_make_a_specialist_too(own_files:
     [
         ((*OWN[:2],), "fusion.combine is mean_probability, and teacher fitted knows 2 classes"),
         ((*OWN[:2], "fusion.combine=vote"), "Expected `stacking` or `dawid_skene`"),
-        ((*OWN[:2], "fusion.combine=mean_logit"), "one of mean_probability, mean_logit with `weighting"),
+        ((*OWN[:2], "fusion.combine=mean_logit"), "or mean_probability with `weighting"),
         ((*OWN[:2], "fusion.select=greedy"), "what it says of rows of others is noise"),
         ((*OWN[:2], "fusion.weighting={method: entropy}"), "what it says of rows of others is noise"),
         ((*OWN, "objective=[{term: kl, of: fitted}]"), "the term `kl` is of fitted, which knows 2 classes"),
@@ -286,9 +299,32 @@ def test_what_has_no_meaning_with_specialists_is_refused(files: Path, overrides:
         resolve(job_spec(files, *overrides))
 
 
+def test_a_specialist_without_whom_nobody_knows_a_row_leaves_no_nll() -> None:
+    fusion = FusionConfig(weighting=RoutingWeighting(column="domain", routes={"low": (0,), "high": (1,)}))
+    rows = {"label": np.array([0, 1, 2, 3]), "domain": np.array([0, 0, 1, 1])}
+    low, high = np.full((2, 4, 4), -np.inf, np.float32)
+    low[:, :2], high[:, 2:] = 0, 0
+    voices = [Voice(name, 1.0, Calibration(), said, said) for name, said in (("low", low), ("high", high))]
+    ensemble = Ensemble.weighted("mean_probability", [1.0, 1.0], [Calibration()] * 2)
+
+    found = contributions(fusion, voices, ensemble, held_out=rows, test=rows)
+
+    assert [(without.teacher, without.nll) for without in found] == [("low", None), ("high", None)]
+
+
 @pytest.mark.parametrize(
     ("routes", "more", "message"),
     [
+        (
+            "{fitted: [0], given: [1]}",
+            ("fusion.combine=mean_logit",),
+            "teacher fitted gives classes that it does not know no probability",
+        ),
+        (
+            "{fitted: [0], given: [7], graph: [7]}",
+            (),
+            "no route names the entry 1 of the column domain, and no teacher is without a route",
+        ),
         ("{given: [0]}", (), "teacher fitted knows 2 classes and has no route"),
         ("{fitted: [0, 1], given: [1]}", (), "rows of 1 go to fitted and to given, which know other classes"),
         (
