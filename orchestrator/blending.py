@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from cluster.shards.views.spec import ViewsConfig
 from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
-from students.objectives.cross_entropy import CrossEntropyTerm
 from students.spec import FusionConfig
 
 
@@ -28,10 +27,10 @@ def unblendable(
         return
     blended = "data.views." + ("mixup" if views.mixup is not None else "cutmix")
     for term in objective:
-        if "labels" in term.reads and not isinstance(term, CrossEntropyTerm):
+        if term.needs_one_label:
             yield (
                 f"objective: the term `{term.term}` reads one label of each row, and {blended} gives it two; expected "
-                "`cross_entropy`, or a term that reads no labels"
+                "`cross_entropy`, or a term that reads no labels, as `restricted_kl` does with `trust: all`"
             )
         if term.needs_rows:
             yield (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.shards.calibration import Calibration
+from cluster.shards.codecs.codec import LOWEST
 from cluster.shards.schema import LABEL
 from orchestrator.report.record import Contribution
 from students.blend import for_unseen_rows, fuse_rows
@@ -62,7 +63,7 @@ def contributions(
                 teacher=voice.name,
                 share=shares.get(place, 0.0) if has_shares else None,
                 accuracy=accuracy(fused_NC, test[LABEL]),
-                nll=nll(fused_NC, test[LABEL]),
+                nll=_nll(fused_NC, test[LABEL]),
             )
         )
     return tuple(found)
@@ -93,6 +94,12 @@ def held_out_belief(
         taught = _combined(fusion, voices, labels_N, rows_N=~judged_N)
         fused_NC[judged_N] = taught([voice.held_out_NC[judged_N] for voice in taught.used(voices)]).numpy()
     return fused_NC
+
+
+def _nll(fused_NC: np.ndarray, labels_N: np.ndarray) -> float | None:
+    """Return the mean over the rows; None where one is of a class that nobody who is asked about it knows."""
+    of_labels_N = fused_NC[np.arange(len(labels_N)), labels_N]
+    return nll(fused_NC, labels_N) if (of_labels_N > LOWEST).all() else None
 
 
 def _belief(

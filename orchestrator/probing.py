@@ -16,6 +16,7 @@ from orchestrator.spec import JobSpec
 from students.objectives.term import Shapes, TeacherTap
 from students.task import heads_read, modules_read
 from teachers.spec import TeacherConfig
+from teachers.weights import classes_in, read_weights
 
 ShapesByPath = Mapping[str, tuple[int, ...]]
 
@@ -64,6 +65,7 @@ def probe(spec: JobSpec, *, num_classes: int) -> Probed:
         ModuleMissingError, UntappableError, NoHeadError: a model has no such module, or it gives nothing to learn from.
         TapMisfitError: an output cannot be reduced as `taps` says.
         FactoryError, ModelShapeError: a model cannot be built, or does not fit the data.
+        WeightsMissingError, UnsafeWeightsError: a file of weights cannot tell which classes its model knows.
     """
     student = [path for term in spec.objective for path in term.student_modules]
     read, heads = modules_read(spec.objective), heads_read(spec.objective)
@@ -83,7 +85,7 @@ def probe(spec: JobSpec, *, num_classes: int) -> Probed:
             continue
         model = ModelConfig(factory=teacher.model, arguments=teacher.arguments, inputs=teacher.inputs)
         name = f"teacher {teacher.name}"
-        outputs = len(teacher.classes) if teacher.classes else num_classes
+        outputs = len(_classes(teacher)) or num_classes
         found, weights = _shapes(model, columns, paths, heads=of_teacher, name=name, num_classes=outputs)
         stored[teacher.name] = _reduced(teacher, found)
         live |= {TeacherTap(teacher.name, path): found[path] for path in paths if path not in teacher.taps}
@@ -100,6 +102,13 @@ def check_terms(spec: JobSpec, shapes: Shapes) -> None:
     for place, term in enumerate(spec.objective):
         if reason := term.misfit(shapes):
             raise TermMisfitError(f"objective.{place}", term.term, reason)
+
+
+def _classes(teacher: TeacherConfig) -> tuple[str, ...]:
+    """Return the names of its outputs where the spec or else its file of weights has them."""
+    if teacher.classes is not None or teacher.weights is None:
+        return teacher.classes or ()
+    return classes_in(read_weights(teacher.weights), teacher.weights) or ()
 
 
 def _reduced(teacher: TeacherConfig, found: ShapesByPath) -> ShapesByPath:

@@ -63,6 +63,11 @@ def unborn(generations: GenerationsConfig, cohort: CohortConfig | None) -> Itera
                 f"generations.objective: the term `{term.term}` is `of` {term.of}, and a generation learns from those "
                 "before it alone; leave `of` out"
             )
+        if term.takes_specialists:
+            yield (
+                f"generations.objective: the term `{term.term}` reads a teacher of some classes, and generations know "
+                "them all; expected `kl`"
+            )
         if "sparse" in term.reads:
             yield (
                 f"generations.objective: the term `{term.term}` reads the likeliest classes as a teacher wrote them, "

@@ -11,12 +11,10 @@ from itertools import combinations
 from cluster.errors import SpecError
 from orchestrator.labellers import ResolvedTeacher
 from orchestrator.spec import JobSpec
-from students.spec import FusionConfig
+from orchestrator.splits import entries_of
 from students.weightings.routing import RoutingWeighting
 from teachers.spec import TeacherConfig
 from teachers.weights import own_classes
-
-_MEANS = ("mean_probability", "mean_logit")
 
 
 class UnlikeSpecialistsError(SpecError):
@@ -41,22 +39,31 @@ def check_specialists(spec: JobSpec, teachers: Iterable[ResolvedTeacher], classe
     known = {teacher.config.name: teacher.train.classes for teacher in teachers}
     if not any(known.values()):
         return
-    problems = [*_unfused(spec.fusion, known), *_misread(spec, known), *_untaught(spec, known, classes)]
+    problems = [*_unfused(spec, known), *_misread(spec, known), *_untaught(spec, known, classes)]
     if problems:
         raise UnlikeSpecialistsError(tuple(dict.fromkeys(problems)))
 
 
-def _unfused(fusion: FusionConfig, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+def _unfused(spec: JobSpec, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     """Yield why the teachers cannot become one target."""
+    fusion = spec.fusion
     name, own = next((name, own) for name, own in known.items() if own)
     if isinstance(fusion.weighting, RoutingWeighting):
         yield from _misrouted(fusion.weighting, known)
+        if fusion.combine == "mean_logit":
+            yield (
+                f"fusion.combine is mean_logit, and teacher {name} gives classes that it does not know no probability: "
+                "with others it leaves none to any class; expected mean_probability"
+            )
+        # One that has no route is a generalist: it is asked about every entry that no route names.
+        if set(known) <= set(fusion.weighting.routes):
+            yield from _unrouted(fusion.weighting, entries_of(spec.data, fusion.weighting.column))
     elif not fusion.has_tables:
         yield (
             f"fusion.combine is {fusion.combine}, and teacher {name} knows {len(own)} classes: what it says of rows of "
             "others is noise. Expected `stacking` or `dawid_skene`, which learn from the held-out rows whom to believe "
-            f"of which row, or one of {', '.join(_MEANS)} with `weighting: {{method: routing, ...}}`, if a column of "
-            "the data tells it"
+            "of which row, or mean_probability with `weighting: {method: routing, ...}`, if a column of the data tells "
+            "it"
         )
 
 
@@ -74,6 +81,16 @@ def _misrouted(routing: RoutingWeighting, known: Mapping[str, tuple[str, ...]]) 
                 f"fusion.weighting.routes: rows of {min(both)} go to {first} and to {second}, which know other "
                 "classes; expected an entry to go to one of them, or to teachers of the same classes"
             )
+
+
+def _unrouted(routing: RoutingWeighting, entries: frozenset[int]) -> Iterator[str]:
+    """Yield which entry of the column would be a question to everybody, though most know nothing of it."""
+    if lost := sorted(entries.difference(*routing.routes.values())):
+        yield (
+            f"fusion.weighting.routes: no route names the entry {lost[0]} of the column {routing.column}, and no "
+            "teacher is without a route to be asked about it; expected each entry in a route, or a teacher of all "
+            "classes that has none"
+        )
 
 
 def _misread(spec: JobSpec, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -108,6 +108,12 @@ def columns_of_rows(config: DataConfig) -> tuple[Column, ...]:
     return columns_of(_columns(read_source(config).train, no_rows, no_rows))
 
 
+def entries_of(config: DataConfig, column: str) -> frozenset[int]:
+    """Return the numbers that a column of any data set will hold; raises as `read_source` and `divide` do."""
+    parts = divide(read_source(config), config).values()
+    return frozenset(entry for columns in parts for entry in np.unique(columns[column]).tolist())
+
+
 def _own_rows_id(dataset: str, classes: tuple[str, ...]) -> str:
     return identity_of("dataset", RECIPE, {"rows_of": dataset, "classes": list(classes)})
 

@@ -45,6 +45,11 @@ def unweighable(teachers: Sequence[str], fusion: FusionConfig, objective: Sequen
     yield from _combined_otherwise(fusion)
     for term in objective:
         if term.of is None:
+            if term.takes_specialists:
+                yield (
+                    f"objective: the term `{term.term}` reads one teacher, and all of them fused know every class; "
+                    "expected `of` and the name of a teacher, or the term `kl`"
+                )
             continue
         if "target" not in term.reads:
             yield f"objective: the term `{term.term}` is `of` a teacher and reads none; leave `of` out"
@@ -70,7 +75,8 @@ def _fused_for_nobody(fusion: FusionConfig) -> Iterator[str]:
             f"fusion.weighting is `{method}`, and no term reads the teachers as one; expected a term that does, such "
             "as `kl`, or the weighting `static`"
         )
-    for field in ("combine", "weights", "select", "when"):
+    # A table is what the report calls the ensemble, the only one that specialists have, whatever terms read of them.
+    for field in ("weights", "select", "when") if fusion.has_tables else ("combine", "weights", "select", "when"):
         if getattr(fusion, field) != getattr(FusionConfig(), field):
             yield (
                 f"fusion.{field} says how teachers are fused, and no term reads them as one; expected a term that "

@@ -37,8 +37,8 @@ class Contribution(Config):
     """The teacher's part of all weights; 0 if it was left out, None where a table takes the place of weights, or
     these differ from row to row."""
     accuracy: Share
-    nll: float
-    """Mean negative log-likelihood of the true class, nats."""
+    nll: float | None
+    """Mean negative log-likelihood of the true class, nats; None where no other teacher knows the class of a row."""
 
 
 class OwnResult(Config):

@@ -43,7 +43,8 @@ def contribution_table(report: Report) -> Table:
     table = _table("the ensemble", "accuracy %", "NLL", "share %")
     for without in report.contributions:
         share = count(None) if without.share is None else points(without.share)
-        table.add_row(_plain(f"without {without.teacher}"), points(without.accuracy), decimals(without.nll), share)
+        surprise = count(None) if without.nll is None else decimals(without.nll)
+        table.add_row(_plain(f"without {without.teacher}"), points(without.accuracy), surprise, share)
     return table
 
 

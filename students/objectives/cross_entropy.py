@@ -26,6 +26,11 @@ class CrossEntropyTerm(RowTerm):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes (1512.00567)."""
 
+    @property
+    def needs_one_label(self) -> bool:
+        """Never: a blended row counts with both of its labels."""
+        return False
+
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats, `[N]`; 0 where the label is `NO_LABEL`."""
         own_N = self._nats(seen.student_logits_NC, seen.labels_N)

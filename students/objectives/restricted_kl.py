@@ -8,7 +8,8 @@ a row of another class is noise, and the paper, whose m is 1, learns it; `trust:
 
 For teachers whose classes do not overlap the sum over them is part of the chain rule: KL(p || q) is the KL between
 whose class a row is, which labels teach, and Σ_k P(S_k) KL(p(. | S_k) || q(. | S_k)). S is read off the target, whose
-logits are minus infinity elsewhere; a teacher that knows every class has m = 1, and the term is `kl`.
+logits are minus infinity elsewhere: that of the one teacher that the term has to be `of`, since fused teachers give
+every class a logit. A teacher that knows every class has m = 1, and the term is `kl`.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +30,11 @@ class RestrictedKLTerm(RowTerm):
     temperature: Temperature = 1.0
     trust: Literal["own", "all"] = "own"
     """`own`: rows count as far as they are of the teacher's classes; `all`: every row counts in full."""
+
+    @property
+    def needs_one_label(self) -> bool:
+        """Whether a label says whose a row is."""
+        return self.trust == "own"
 
     def rows(self, seen: TermInputs) -> "torch.Tensor":
         """Return nats times T², `[N]`."""

@@ -98,7 +98,7 @@ class Term(Config):
     needs_every_class: ClassVar[bool] = False
     """Whether it fails where the teachers give a class no probability at all, as stored draws do."""
     takes_specialists: ClassVar[bool] = False
-    """Whether it may be `of` a teacher that knows some classes only, whose other logits are minus infinity."""
+    """Whether it is `of` a teacher that may know some classes only, whose other logits are minus infinity."""
     needs_rows: ClassVar[bool] = False
     """Whether it keeps something for each row of the data set, and so has to know which rows it sees."""
 
@@ -130,6 +130,11 @@ class Term(Config):
     def teacher_heads(self) -> tuple[TeacherTap, ...]:
         """Linear layers of teachers whose weights it reads."""
         return ()
+
+    @property
+    def needs_one_label(self) -> bool:
+        """Whether it takes a row for one of one class, which a row that is blended of two is not."""
+        return "labels" in self.reads
 
     @property
     def needs_teachers(self) -> bool:

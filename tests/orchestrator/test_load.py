@@ -112,7 +112,7 @@ FULL: dict[str, Any] = {
         {"term": "dist", "weight": 0.1, "temperature": 1.0, "beta": 0.5, "gamma": 0.5},
         {"term": "dkd", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "beta": 0.5},
         {"term": "mse", "weight": 0.1, "centred": False},
-        {"term": "restricted_kl", "weight": 0.1, "temperature": 1.0, "trust": "all"},
+        {"term": "restricted_kl", "weight": 0.1, "temperature": 1.0, "trust": "all", "of": "wide"},
         {"term": "skew_kl", "weight": 0.1, "temperature": 1.0, "alpha": 0.5, "reverse": True},
         {"term": "taid", "weight": 0.1, "temperature": 1.0, "start": 0.5, "alpha": 0.1, "beta": 0.5},
         {"term": "teacher_free", "weight": 0.1, "temperature": 2.0, "correct": 0.9},

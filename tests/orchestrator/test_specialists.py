@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
+from cluster.shards.calibration import Calibration
 from cluster.shards.codecs.codec import CodecMisfitError
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
@@ -21,6 +22,7 @@ from cluster.shards.schema import ROW
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
 from orchestrator.catalogue import describe
+from orchestrator.contributions import Voice, contributions
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.report.record import ModelResult
 from orchestrator.resolve import Job, resolve
@@ -32,9 +34,13 @@ from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.fuse import write_fused
 from orchestrator.steps.ingest import ingest
 from orchestrator.upkeep import Teachers, rerun
+from students.ensembles.ensemble import Ensemble
+from students.spec import FusionConfig
+from students.weightings.routing import RoutingWeighting
 from teachers.weights import ClassMapError, ForeignWeightsError
 from tests.fixtures import small_jobs
 from tests.fixtures.jobs import (
+    TEACHERS,
     carry_out,
     finished_job,
     job_spec,
@@ -168,6 +174,7 @@ OWN = (
     "teachers.fitted.classes=[cross, bar]",
     "fusion.combine=stacking",
 )
+INPUTS = (*(f"teachers.{name}.inputs.column=image" for name in TEACHERS), "student.inputs.column=image")
 
 
 def test_a_specialist_is_fitted_on_rows_of_its_classes_and_watched_on_held_out_rows_of_them(tmp_path: Path) -> None:
@@ -227,20 +234,14 @@ def test_written_targets_are_those_that_training_reads(tmp_path: Path) -> None:
     context.log.close("done")
 
 
-def test_rows_are_routed_to_the_specialists_of_their_classes(tmp_path: Path) -> None:
-    write_sources(tmp_path)
-    for part in ("train", "test"):
-        with np.load(tmp_path / f"{part}.npz") as arrays:
-            np.savez(tmp_path / f"{part}.npz", **arrays, ringed=(arrays["label"] == 1).astype(np.uint8))
-    routing = "{method: routing, column: ringed, routes: {fitted: [0], given: [1], graph: [1]}}"
-    inputs = [f"teachers.{name}.inputs.column=image" for name in ("fitted", "given", "graph")]
+def test_rows_are_routed_to_the_specialists_of_their_classes(domains: Path, tmp_path: Path) -> None:
     job = resolve(
         job_spec(
-            tmp_path,
+            domains,
             *OWN[:2],
-            *inputs,
-            "student.inputs.column=image",
-            f"fusion={{combine: mean_probability, weighting: {routing}}}",
+            *INPUTS,
+            "fusion.weighting={method: routing, column: domain, routes: {fitted: [0], given: [1], graph: [1]}}",
+            f"store={tmp_path}",
         )
     )
     context = new_context(job, open_store(job.spec.store))
@@ -269,6 +270,14 @@ def test_classes_that_a_file_of_weights_carries_make_a_specialist_too(own_files:
     assert resolve(job_spec(own_files, OWN[2])).teachers[1].train.classes == ("bar", "ring")
     with pytest.raises(ForeignWeightsError, match="a model of the classes bar, ring; `classes` says ring, bar"):
         resolve(job_spec(own_files, OWN[2], "teachers.given.classes=[ring, bar]"))
+    tapped = "objective=[{term: kl}, {term: fitnet, student: second, teacher: 'given:layer'}]"
+    assert (
+        resolve(job_spec(own_files, OWN[2], tapped, "teachers.given.arguments.classes=2"))
+        .students[0]
+        .live_teachers[0]
+        .name
+        == "given"
+    )
     write(["bar", "wring"])
     with pytest.raises(ClassMapError, match="the data has no class 'wring', the nearest is 'ring'"):
         resolve(job_spec(own_files, OWN[2]))
@@ -279,31 +288,70 @@ def test_classes_that_a_file_of_weights_carries_make_a_specialist_too(own_files:
     [
         ((*OWN[:2],), "fusion.combine is mean_probability, and teacher fitted knows 2 classes"),
         ((*OWN[:2], "fusion.combine=vote"), "Expected `stacking` or `dawid_skene`"),
-        ((*OWN[:2], "fusion.combine=mean_logit"), "one of mean_probability, mean_logit with `weighting"),
+        ((*OWN[:2], "fusion.combine=mean_logit"), "or mean_probability with `weighting"),
         ((*OWN[:2], "fusion.select=greedy"), "what it says of rows of others is noise"),
         ((*OWN[:2], "fusion.weighting={method: entropy}"), "what it says of rows of others is noise"),
-        (
-            (*OWN[:2], "fusion.weighting={method: routing, column: domain, routes: {given: [0]}}"),
-            "teacher fitted knows 2 classes and has no route",
-        ),
-        (
-            (*OWN[:2], "fusion.weighting={method: routing, column: domain, routes: {fitted: [0, 1], given: [1]}}"),
-            "rows of 1 go to fitted and to given, which know other classes",
-        ),
-        (
-            (
-                *OWN[:2],
-                "fusion.weighting={method: routing, column: domain, routes: {fitted: [0], given: [1]}}",
-                "objective=[{term: reverse_kl}]",
-            ),
-            "the term `reverse_kl` needs a probability of every class",
-        ),
         ((*OWN, "objective=[{term: kl, of: fitted}]"), "the term `kl` is of fitted, which knows 2 classes"),
     ],
 )
 def test_what_has_no_meaning_with_specialists_is_refused(files: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UnlikeSpecialistsError, match=re.escape(message)):
         resolve(job_spec(files, *overrides))
+
+
+def test_a_specialist_without_whom_nobody_knows_a_row_leaves_no_nll() -> None:
+    fusion = FusionConfig(weighting=RoutingWeighting(column="domain", routes={"low": (0,), "high": (1,)}))
+    rows = {"label": np.array([0, 1, 2, 3]), "domain": np.array([0, 0, 1, 1])}
+    low, high = np.full((2, 4, 4), -np.inf, np.float32)
+    low[:, :2], high[:, 2:] = 0, 0
+    voices = [Voice(name, 1.0, Calibration(), said, said) for name, said in (("low", low), ("high", high))]
+    ensemble = Ensemble.weighted("mean_probability", [1.0, 1.0], [Calibration()] * 2)
+
+    found = contributions(fusion, voices, ensemble, held_out=rows, test=rows)
+
+    assert [(without.teacher, without.nll) for without in found] == [("low", None), ("high", None)]
+
+
+@pytest.mark.parametrize(
+    ("routes", "more", "message"),
+    [
+        (
+            "{fitted: [0], given: [1]}",
+            ("fusion.combine=mean_logit",),
+            "teacher fitted gives classes that it does not know no probability",
+        ),
+        (
+            "{fitted: [0], given: [7], graph: [7]}",
+            (),
+            "no route names the entry 1 of the column domain, and no teacher is without a route",
+        ),
+        ("{given: [0]}", (), "teacher fitted knows 2 classes and has no route"),
+        ("{fitted: [0, 1], given: [1]}", (), "rows of 1 go to fitted and to given, which know other classes"),
+        (
+            "{fitted: [0], given: [1]}",
+            ("objective=[{term: reverse_kl}]",),
+            "the term `reverse_kl` needs a probability of every class",
+        ),
+    ],
+)
+def test_routes_on_which_specialists_would_be_mixed_with_others_are_refused(
+    domains: Path, routes: str, more: tuple[str, ...], message: str
+) -> None:
+    routing = f"fusion.weighting={{method: routing, column: domain, routes: {routes}}}"
+    with pytest.raises(UnlikeSpecialistsError, match=re.escape(message)):
+        resolve(job_spec(domains, *OWN[:2], *INPUTS, routing, *more))
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ("objective=[{term: restricted_kl}, {term: cross_entropy}]", "expected `of` and the name of a teacher"),
+        ("generations.objective=[{term: restricted_kl}]", "reads a teacher of some classes, and generations know them"),
+    ],
+)
+def test_a_term_of_known_classes_is_not_given_what_teachers_say_together(files: Path, terms: str, message: str) -> None:
+    with pytest.raises(SpecInvalidError, match=f"the term `restricted_kl` .*{message}"):
+        job_spec(files, *OWN, terms)
 
 
 def test_a_class_that_no_teacher_knows_has_to_be_taught_by_labels(files: Path) -> None:
@@ -365,6 +413,17 @@ def test_a_specialist_of_whose_classes_no_row_is_labelled_cannot_be_fitted(tmp_p
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     write_sources(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows, each with a domain: 1 for a ring, 0 for others."""
+    folder = tmp_path_factory.mktemp("domains")
+    write_sources(folder)
+    for part in ("train", "test"):
+        with np.load(folder / f"{part}.npz") as arrays:
+            np.savez(folder / f"{part}.npz", **arrays, domain=(arrays["label"] == 1).astype(np.uint8))
     return folder
 
 

@@ -189,6 +189,11 @@ REFUSED: list[tuple[list[str], type[SpecError], str]] = [
         "the term `dkd` reads one label of each row, and data.views.mixup gives it two",
     ),
     (
+        [MIXED, "objective=[{term: kl}, {term: restricted_kl, of: given}]"],
+        SpecInvalidError,
+        "the term `restricted_kl` reads one label of each row, .* with `trust: all`",
+    ),
+    (
         ["data.views={cutmix: 1.0}", "fusion.weighting={method: confidence}"],
         SpecInvalidError,
         "fusion.weighting `confidence` reads the label .*data.views.cutmix blends",
@@ -224,6 +229,11 @@ def test_what_views_cannot_do_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(error, match=message):
         resolve(job_spec(files, *overrides))
+
+
+def test_terms_that_look_at_no_label_or_at_both_learn_of_blended_rows(files: Path) -> None:
+    terms = "{term: kl}, {term: cross_entropy}, {term: restricted_kl, of: given, trust: all}"
+    assert resolve(job_spec(files, MIXED, f"objective=[{terms}]")).spec.data.views.is_mixed
 
 
 def test_views_of_a_column_that_no_model_reads_are_refused(files: Path, tmp_path: Path) -> None:
