@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,16 @@ class ClusterUnreachableError(EnvironmentFailure):
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a cluster can hand out in all."""
+    """What a cluster can hand out in all, and what each of its nodes can, where there are several."""
 
     cpus: float
     gpus: float
+    nodes: "tuple[Capacity, ...]" = ()
+
+    @classmethod
+    def of_nodes(cls, nodes: "Sequence[Capacity]") -> "Capacity":
+        """Return what so many nodes can hand out."""
+        return cls(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), tuple(nodes))
 
 
 def local_capacity(cpus: int | None) -> Capacity:
@@ -71,8 +77,8 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Cap
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ClusterUnreachableError(address or "this machine", f"{type(error).__name__}: {error}") from error
         try:
-            total = ray.cluster_resources()
-            yield Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0))
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            yield Capacity.of_nodes([Capacity(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes])
         finally:
             with _ray_noise_in(f"{logs}/ray.log"):
                 ray.shutdown()

@@ -73,11 +73,13 @@ def place(
     if train is None or num_groups == 1:
         return Placement(waves, *_pipeline(waves, train, capacity, fused_first=fused_first))
     demand = demand_of_training(train, num_groups)
-    is_room = demand.fits(capacity)
+    is_room = demand.fits(capacity) and num_groups * train.workers <= _most_workers(train, capacity)
     pipelined, because = _pipeline(
         waves, train, capacity, fused_first=fused_first, num_groups=num_groups if is_room else 1
     )
-    members_because = f"together they need {_shown(demand)}, the cluster has {_shown(capacity)}"
+    each = _shown(demand_of_worker(train))
+    of_nodes = f" on {len(capacity.nodes)} nodes, and a worker needs {each} of one" if len(capacity.nodes) > 1 else ""
+    members_because = f"together they need {_shown(demand)}, the cluster has {_shown(capacity)}{of_nodes}"
     return Placement(waves, pipelined, because, "side by side" if is_room else "in turns", members_because)
 
 
@@ -99,6 +101,20 @@ def demand_of_training(train: TrainConfig, num_groups: int = 1) -> Demand:
     """Return what all workers of so many groups reserve."""
     num_workers = num_groups * train.workers
     return Demand(num_workers * train.cpus_per_worker, num_workers * train.gpus_per_worker)
+
+
+def demand_of_worker(train: TrainConfig) -> Demand:
+    """Return what a worker reserves, on one node."""
+    return Demand(train.cpus_per_worker, train.gpus_per_worker)
+
+
+def _most_workers(train: TrainConfig, capacity: Capacity) -> int:
+    """Return how many workers find room at the same time; of workers that are alike, no order leaves room for more."""
+    need = demand_of_worker(train)
+    return sum(
+        min(int(room / asked + 1e-9) for room, asked in ((node.cpus, need.cpus), (node.gpus, need.gpus)) if asked > 0)
+        for node in capacity.nodes or (capacity,)
+    )
 
 
 def _times(count: int, teacher: TeacherConfig) -> Demand:

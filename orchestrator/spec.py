@@ -85,7 +85,12 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _student_teaches_itself_one_way(self) -> "JobSpec":
-        if problems := list(at_odds(self.objective, self.cohort)):
+        later = self.generations.objective if self.generations else ()
+        problems = [
+            *at_odds(self.objective, self.cohort, field="objective"),
+            *at_odds(later, self.cohort, field="generations.objective"),
+        ]
+        if problems:
             raise ValueError("; ".join(problems))
         return self
 

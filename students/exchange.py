@@ -1,5 +1,6 @@
 """A member's part in codistillation: the weights that it leaves at the end of a round, and those it learns from."""
 
+import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -7,17 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from cluster.errors import TrainingError
+from cluster.errors import SpecError, TrainingError
 from cluster.modules import build_module, in_fast_layout, save_weights
 from cluster.storage.protocol import ObjectStat, ObjectStore
 from students.group import Group
 from students.live import load_stored
 from students.members import peers_of
 from students.objectives.objective import Batch
-from students.rounds import clear_rounds, has_round, publish_round, read_round, rounds_there
+from students.rounds import clear_rounds, has_begun, has_round, publish_round, read_round, rounds_there, show_life
 from students.task import TrainingTask
 
 _POLL_S = 0.1
+_SHOW_LIFE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,22 @@ class Awaited:
     number: int
 
     def wait(self, store: ObjectStore, *, timeout_s: float) -> None:
-        """Return when it is there.
+        """Return when it is there; a peer that still waits for its workers may be as late as they are.
 
         Raises:
-            PeerLateError: the peer has written nothing for `timeout_s`.
+            PeerLateError: the peer has begun, and has written nothing for `timeout_s`.
         """
         seen, deadline_s = self._signs_of_life(store), time.monotonic() + timeout_s
         while not has_round(store, self.peer, self.number):
             if time.monotonic() > deadline_s:
                 found = self._signs_of_life(store)
-                if found == seen:
+                if found == seen and has_begun(store, self.peer):
                     raise self._late(store, timeout_s)
                 seen, deadline_s = found, time.monotonic() + timeout_s
             time.sleep(_POLL_S)
 
     def _signs_of_life(self, store: ObjectStore) -> list[ObjectStat]:
-        """Return what there is of the peer; while it trains it writes its progress and checkpoints."""
+        """Return what there is of the peer; while it trains it writes every few seconds that it does."""
         return list(store.list(f"{self.peer.prefix}/"))
 
     def _late(self, store: ObjectStore, timeout_s: float) -> "PeerLateError":
@@ -69,16 +71,42 @@ class PeerLateError(TrainingError):
         )
 
 
+class NeverHeardError(SpecError):
+    """Members of a cohort would end before they learn from each other."""
+
+    def __init__(self, num_steps: int, steps_per_round: int, burn_in: int) -> None:
+        super().__init__(num_steps, steps_per_round, burn_in)
+        self.num_steps, self.steps_per_round, self.burn_in = num_steps, steps_per_round, burn_in
+
+    def __str__(self) -> str:
+        return (
+            f"cohort: members first learn from each other after {self.burn_in} round(s) of {self.steps_per_round} "
+            f"step(s), and the training has {self.num_steps}; expected more epochs, or shorter rounds "
+            "(cohort.exchange_every)."
+        )
+
+
 class Exchange:
     """Of one training; one that belongs to no cohort has nobody to exchange weights with."""
 
     def __init__(self, store: ObjectStore, task: TrainingTask, group: Group, *, steps_per_epoch: int) -> None:
+        """Raise `NeverHeardError` if rounds, which a spec may count in steps, are too long for this training."""
         self._store, self._task, self._group, self._peers = store, task, group, peers_of(task)
         self._rounds = None
         if task.membership is not None:
-            self._rounds = task.membership.method.rounds(steps_per_epoch=steps_per_epoch, epochs=task.epochs)
+            rounds = task.membership.method.rounds(steps_per_epoch=steps_per_epoch, epochs=task.epochs)
+            if rounds.count <= rounds.burn_in:
+                raise NeverHeardError(rounds.num_steps, rounds.steps_per_round, rounds.burn_in)
+            self._rounds = rounds
         self._entered: int | None = None
         self._modules: dict[str, nn.Module] = {}
+        self._shown_s = -math.inf
+
+    def show_life(self) -> None:
+        """Tell the peers, not too often, that this member is being trained."""
+        if self._peers and self._group.rank == 0 and time.monotonic() - self._shown_s >= _SHOW_LIFE_EVERY_S:
+            self._shown_s = time.monotonic()
+            show_life(self._store, self._task)
 
     def is_due(self, step: int) -> bool:
         """Return whether there is anything to do before `step` is taken."""

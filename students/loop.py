@@ -103,9 +103,8 @@ class _Training:
         self._steps_per_epoch = self._data.order(0).num_steps
         self._num_steps = self._steps_per_epoch * task.epochs
         self._exchange = Exchange(store, task, group, steps_per_epoch=self._steps_per_epoch)
-        self._step, self._points, self._loss_sum = 0, tuple[EpochPoint, ...](), 0.0
-        self._loss_here = torch.zeros((), dtype=torch.float64)
-        self._rows, self._saved_step = 0, 0
+        self._step, self._saved_step, self._rows, self._points = 0, 0, 0, tuple[EpochPoint, ...]()
+        self._loss_sum, self._loss_here = 0.0, torch.zeros((), dtype=torch.float64)
         self._waited_s, self._reported_s, self._saved_at_s = 0.0, 0.0, time.monotonic()
 
     def _built(self, model: ModelConfig, seed: int) -> nn.Module:
@@ -170,6 +169,7 @@ class _Training:
 
     def _enter_round(self) -> Generator[Awaited]:
         """Leave for the peers what a round has ended with, and take in what they have left."""
+        self._exchange.show_life()
         if not self._exchange.is_due(self._step):
             return
         if self._exchange.publishes(self._step):

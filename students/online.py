@@ -20,7 +20,6 @@ from students.group import fold_seed
 from students.held_out import HeldOut
 from students.learner import Learner, Learnt, outcome
 from students.objectives.objective import Batch, Objective
-from students.objectives.schedules import at
 from students.task import EpochPoint, MemberPoint, MemberRecord, TrainingTask
 
 
@@ -121,8 +120,7 @@ class CohortLearner(nn.Module):
                 losses.append(loss)
             features_NF = self._sharing.features_NF()
         discussion = self._discussion(torch.stack(logits), batch.labels_N, progress=progress, features_NF=features_NF)
-        taught = self._method.rows(discussion).sum() / global_rows
-        return torch.stack(losses).sum() + at(self._method.weight, progress) * taught
+        return torch.stack(losses).sum() + self._method.rows(discussion).sum() / global_rows
 
     def point(self, held_out: HeldOut, *, epoch: int, loss: float, check: Callable[[float], None]) -> EpochPoint:
         """Return how an epoch went: of each member, and of what would be exported now; the loss is their mean.

@@ -1,6 +1,7 @@
 """What a member of a cohort leaves for its peers at the end of a round: its weights, named by their digest."""
 
 import re
+import time
 
 from cluster.config import Config
 from cluster.identity import digest_of
@@ -56,6 +57,21 @@ def rounds_there(store: ObjectStore, task: TrainingTask) -> list[int]:
     return sorted(int(match[1]) for stat in store.list(_folder(task)) if (match := _RECORD.search(stat.key)))
 
 
+def show_life(store: ObjectStore, task: TrainingTask) -> None:
+    """Tell the peers that a member is being trained."""
+    store.put(_life_key(task), str(time.time()).encode())
+
+
+def forget_life(store: ObjectStore, task: TrainingTask) -> None:
+    """Remove what an earlier attempt has told of life, before a new one waits for its workers."""
+    store.delete(_life_key(task))
+
+
+def has_begun(store: ObjectStore, task: TrainingTask) -> bool:
+    """Return whether a member has got workers, or needs none any more."""
+    return store.exists(_life_key(task)) or store.exists(task.record_key)
+
+
 def clear_rounds(store: ObjectStore, task: TrainingTask, *, before: int | None = None) -> None:
     """Remove what a member has left of the rounds before number `before`, or of all: records first."""
     keys = [stat.key for stat in store.list(_folder(task))]
@@ -66,7 +82,13 @@ def clear_rounds(store: ObjectStore, task: TrainingTask, *, before: int | None =
 
 
 def _folder(task: TrainingTask) -> str:
-    return f"{task.prefix}/rounds/"
+    assert task.membership is not None, "others have no rounds"  # noqa: S101
+    # With the cohort, by whose record whoever collects garbage sees that nobody needs a round any more.
+    return f"{task.prefix}/rounds/{task.membership.cohort.identity}/"
+
+
+def _life_key(task: TrainingTask) -> str:
+    return f"{_folder(task)}alive"
 
 
 def _record_key(task: TrainingTask, number: int) -> str:

@@ -176,7 +176,7 @@ class EpochPoint(Config):
 
     epoch: int
     loss: float
-    """Of a cohort: the mean over its members."""
+    """Of a cohort in one worker group: the mean over its members."""
     accuracy: float
     nll: float
     members: tuple[MemberPoint, ...] = Field(default=(), exclude_if=lambda members: not members)
@@ -210,7 +210,7 @@ class TrainedRecord(Config):
     rows: int
     """Rows that the last attempt learned from, each as often as it did."""
     seconds: float
-    """Wall time of the last attempt; what an earlier one had done is not in it."""
+    """Wall time of the last attempt; what an earlier one had done is not in it, the turns of other members are."""
     waited_s: float = 0.0
     """Part of it in which training waited for labels."""
     exported: str | None = Field(default=None, exclude_if=lambda name: name is None)

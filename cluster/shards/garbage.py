@@ -32,11 +32,13 @@ from cluster.storage.protocol import ObjectMissingError, ObjectStat, ObjectStore
 
 DAY_S = 24 * 3600.0
 
-Kind = Literal["label data", "checkpoint", "probe", "unfinished file"]
+Kind = Literal["label data", "checkpoint", "round", "probe", "unfinished file"]
 
 _DATA = re.compile(r"(labels/[0-9a-f]{16}/[a-z][a-z0-9_-]*)/data/([0-9a-f]{64})\.arrow")
 _SHARED = re.compile(r"(labels/[0-9a-f]{16}/[a-z][a-z0-9_-]*)/shared/([0-9a-f]{64})\.arrow")
 _RECORDS = {"labelset.json", "manifest.json", "shared.json"}
+_ROUND = re.compile(r"students/[^/]+/rounds/([0-9a-f]{16})/[^/]+")
+_TRAINED = re.compile(r"students/[^/]+-([0-9a-f]{16})/trained\.json")
 _CHECKPOINT = re.compile(r"((?:teachers|students)/[^/]+)/checkpoints/[^/]+")
 
 
@@ -92,6 +94,7 @@ def collect_garbage(
     leftovers: tuple[tuple[Kind, Iterator[ObjectStat]], ...] = (
         ("label data", _unnamed_shared(store)),
         ("checkpoint", _useless_checkpoints(store)),
+        ("round", _useless_rounds(store)),
         ("probe", store.list(PROBES)),
         ("unfinished file", store.unfinished() if isinstance(store, DirectoryStore) else iter(())),
     )
@@ -172,6 +175,15 @@ def _useless_checkpoints(store: ObjectStore) -> Iterator[ObjectStat]:
                     is_trained[prefix] = store.exists(f"{prefix}/trained.json")
                 if is_trained[prefix]:
                     yield stat
+
+
+def _useless_rounds(store: ObjectStore) -> Iterator[ObjectStat]:
+    """Yield what members of cohorts have left each other whose own record, the last one, is written."""
+    stats = list(store.list("students/"))
+    trained = {match[1] for stat in stats if (match := _TRAINED.fullmatch(stat.key))}
+    for stat in stats:
+        if (match := _ROUND.fullmatch(stat.key)) and match[1] in trained:
+            yield stat
 
 
 def _remove(store: ObjectStore, kind: Kind, stats: list[ObjectStat], *, is_dry_run: bool) -> Iterator[Garbage]:

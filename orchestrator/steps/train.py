@@ -11,6 +11,7 @@ from orchestrator.plan import PlannedStep
 from orchestrator.steps.fit import progress_note
 from orchestrator.weights import put_weights
 from students.members import groups_of
+from students.rounds import forget_life
 from students.task import Execution, TrainedRecord, TrainingTask
 from students.together import train_side_by_side
 
@@ -81,6 +82,8 @@ class Training:
             threads=max(1, int(train.cpus_per_worker)),
         )
         try:
+            for task in (task for group in self._groups for task in group if task.membership is not None):
+                forget_life(self._context.store, task)
             train_side_by_side(self._context.store.uri, self._groups, execution, train)
         except BaseException as error:
             self._outcome.set_exception(error)

@@ -1,6 +1,6 @@
 """Deep mutual learning (Zhang, Xiang, Hospedales, Lu 2018, 1706.00384).
 
-    L = Σ_k 1/(K-1) Σ_{l≠k} T² KL(p_l || p_k),   p = softmax(z / T),   p_l without gradient in the loss of k
+    L = w Σ_k 1/(K-1) Σ_{l≠k} T² KL(p_l || p_k),   p = softmax(z / T),   p_l without gradient in the loss of k
 
 Every member learns of every other, all K(K-1) pairs at once, from the same forward pass.
 """
@@ -23,8 +23,8 @@ class DMLCohort(OnlineMethod):
 
     def rows(self, discussion: Discussion) -> "torch.Tensor":
         """Return nats times T², `[N]`."""
-        temperature = at(self.temperature, discussion.progress)
+        temperature, weight = at(self.temperature, discussion.progress), at(self.weight, discussion.progress)
         log_p_KNC = log_probs(discussion.logits_KNC, temperature)
         # Every pair; that of a member with itself is 0, and so is its gradient.
         of_pairs_KKN = kl(log_p_KNC.detach()[:, None], log_p_KNC[None])
-        return temperature**2 * of_pairs_KKN.sum(dim=(0, 1)) / (len(log_p_KNC) - 1)
+        return weight * temperature**2 * of_pairs_KKN.sum(dim=(0, 1)) / (len(log_p_KNC) - 1)

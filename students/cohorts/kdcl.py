@@ -1,6 +1,6 @@
 """Collaborative learning (Guo, Wang, Wu, Yu, Liang, Hu, Luo 2020, KDCL, doi 10.1109/CVPR42600.2020.01103).
 
-    L = Σ_k T² KL(p_t || p_k),   p = softmax(z / T),   p_t = softmax(z_t / T) without gradient
+    L = w Σ_k T² KL(p_t || p_k),   p = softmax(z / T),   p_t = softmax(z_t / T) without gradient
 
 One target for all members, better than any of them, on each row with label y:
 
@@ -56,9 +56,10 @@ class KDCLCohort(OnlineMethod):
 
     def rows(self, discussion: Discussion) -> "torch.Tensor":
         """Return nats times T², `[N]`."""
-        temperature = at(self.temperature, discussion.progress)
+        temperature, weight = at(self.temperature, discussion.progress), at(self.weight, discussion.progress)
         log_t_NC = log_probs(self.target(discussion), temperature)
-        return temperature**2 * kl(log_t_NC[None], log_probs(discussion.logits_KNC, temperature)).sum(dim=0)
+        taught_N = kl(log_t_NC[None], log_probs(discussion.logits_KNC, temperature)).sum(dim=0)
+        return weight * temperature**2 * taught_N
 
     def target(self, discussion: Discussion) -> "torch.Tensor":
         """Return the logits that all members learn, `[N, C]`; without gradient."""

@@ -130,7 +130,7 @@ class OnlineMethod(CohortMethod):
 
     @abstractmethod
     def rows(self, discussion: Discussion) -> "torch.Tensor":
-        """Return what each row adds to the loss, summed over the members, nats, `[N]`."""
+        """Return what each row adds to the loss, as `weight` has it, summed over the members, nats, `[N]`."""
 
     def learn_of(self, errors_KK: "torch.Tensor", state: "nn.Module | None") -> None:
         """Take in how members err together: the mean over held-out rows of (p_i - y)·(p_j - y), float64.

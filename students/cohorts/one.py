@@ -1,11 +1,11 @@
 """One network with several ends (Lan, Zhu, Gong 2018, ONE, 1806.04606).
 
-    L = CE(z_e, y) + Σ_k T² KL(p_e || p_k),   z_e = Σ_k g_k z_k,   g = softmax(W x + b),   p = softmax(z / T)
+    L = CE(z_e, y) + w Σ_k T² KL(p_e || p_k),   z_e = Σ_k g_k z_k,   g = softmax(W x + b),   p = softmax(z / T)
 
 Members share the modules named in `shared`; each has the rest for itself. x is the output of the last of these,
 averaged over positions. p_e is a constant in the KL: the gate, and the members through it, learn from the labels alone.
 W and b begin at 0, so that all members begin with the same part. The paper lets the KL rise in the first epochs: give
-`weight` a schedule.
+`weight`, which is w, a schedule.
 """
 
 from collections.abc import Sequence
@@ -68,10 +68,10 @@ class ONECohort(OnlineMethod):
         assert discussion.state is not None  # noqa: S101 - `build` returns one
         shares_KN1 = discussion.state(discussion.shared_NF).softmax(dim=-1).T[:, :, None]
         gated_NC = (shares_KN1 * discussion.logits_KNC).sum(dim=0)
-        temperature = at(self.temperature, discussion.progress)
+        temperature, weight = at(self.temperature, discussion.progress), at(self.weight, discussion.progress)
         log_e_NC = log_probs(gated_NC.detach(), temperature)
         taught_N = kl(log_e_NC[None], log_probs(discussion.logits_KNC, temperature)).sum(dim=0)
         own_N = F.cross_entropy(gated_NC, discussion.labels_N, reduction="none", ignore_index=NO_LABEL)
         # Divided as the objective divides a term over the labelled rows.
-        loss_N: torch.Tensor = own_N / max(discussion.labelled_share, 1e-12) + temperature**2 * taught_N
-        return loss_N
+        own_N = own_N / max(discussion.labelled_share, 1e-12)
+        return own_N + weight * temperature**2 * taught_N

@@ -1,6 +1,6 @@
 """Be your own teacher: exits in the middle of the student learn from its end (Zhang et al. 2019, 1905.08094).
 
-    L = (1 - α) Σ_i CE(q_i, y) + α T² Σ_{i<E} KL(softmax(z_E / T) || softmax(z_i / T)) + β Σ_{i<E} ||F_i - F_E||²
+    L = CE(q_E, y) + Σ_{i<E} (1 - α) CE(q_i, y) + α T² KL(softmax(z_E / T) || softmax(z_i / T)) + β ||F_i - F_E||²
 
 Exits i < E are modules of the student, the last one, E, is its own output. An exit has a head that is learned with the
 student: the mean f_i over positions, then z_i = V_i f_i + c_i. If `features` names what the student's own classifier
@@ -98,12 +98,11 @@ class OwnTeacherTerm(RowTerm):
             gap_NH = hint - pooled(seen.student_taps[self.features]).detach()
             taught = taught + self.beta * gap_NH.square().sum(dim=1)
         # A term that reads labels is divided by the share of the rows that have one; these parts count on all rows.
-        return self._of_labels(logits_NC, seen) + seen.labelled_share * taught
+        return (1 - self.alpha) * self._of_labels(logits_NC, seen) + seen.labelled_share * taught
 
     def _of_labels(self, logits_NC: "torch.Tensor", seen: TermInputs) -> "torch.Tensor":
         import torch.nn.functional as F
 
         from cluster.shards.schema import NO_LABEL
 
-        losses_N = F.cross_entropy(logits_NC, seen.labels_N, reduction="none", ignore_index=NO_LABEL)
-        return (1 - self.alpha) * losses_N
+        return F.cross_entropy(logits_NC, seen.labels_N, reduction="none", ignore_index=NO_LABEL)

@@ -259,6 +259,10 @@ def test_a_generation_that_is_larger_than_the_cluster_is_found_out_before_anythi
             "generations={objective: [{term: kl}, {term: fitnet, student: first, teacher: 'given:layer'}]}",
             "reads outputs of modules, which generations do not store",
         ),
+        (
+            "generations={objective: [{term: kl}, {term: mean_teacher}, {term: mean_teacher, export: average}]}",
+            "generations.objective: the terms `mean_teacher` share one average, and their export is student and a",
+        ),
         ("cohort={method: dml, members: [{name: peer}]}", "expected `generations` or `cohort`, not both"),
         ("student.name=generation-0", "the name 'generation-0' is taken"),
         ("objective=[{term: kl}]", "the term `kl` reads teachers, and there are none"),

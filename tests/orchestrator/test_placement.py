@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -166,3 +167,44 @@ def test_sums_of_tenths_fit_where_they_fit_exactly() -> None:
     assert place(tenths[:9], training(cpus=0.1), Capacity(1, 0)).pipelined
     assert 1.1 + 2.2 > 3.3
     assert place([teacher("a", cpu=1.1)], training(cpus=2.2), Capacity(3.3, 0)).pipelined
+
+
+def fits_somehow(need: Need, count: int, rooms: list[Need]) -> bool:
+    """Return whether any way to hand so many workers to nodes leaves none overfull."""
+    splits = product(range(count + 1), repeat=len(rooms))
+    return any(
+        sum(split) == count
+        and all(Need(part * need.cpus, part * need.gpus).fits(room) for part, room in zip(split, rooms, strict=True))
+        for split in splits
+    )
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(1, 20), st.integers(0, 10)),
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 20)), min_size=1, max_size=3),
+    st.integers(1, 2),
+    st.integers(2, 3),
+)
+def test_groups_stand_side_by_side_if_the_nodes_have_room_for_each_of_their_workers(
+    asked: tuple[int, int], rooms: list[tuple[int, int]], workers: int, num_groups: int
+) -> None:
+    train = training(workers, cpus=asked[0] / 10, gpus=asked[1] / 10)
+    capacity = Capacity.of_nodes([Capacity(cpus / 10, gpus / 10) for cpus, gpus in rooms])
+    if not demand_of_training(train).fits(capacity):
+        return
+
+    placement = place([], train, capacity, num_groups=num_groups)
+
+    is_room = fits_somehow(Need(*asked), workers * num_groups, [Need(*room) for room in rooms])
+    assert placement.members == ("side by side" if is_room else "in turns")
+
+
+def test_two_nodes_of_three_cores_have_no_room_for_three_workers_of_two() -> None:
+    placement = place([], training(cpus=2), Capacity.of_nodes([Capacity(3, 0)] * 2), num_groups=3)
+
+    assert placement.members == "in turns"
+    assert placement.members_because == (
+        "together they need 6 CPU, the cluster has 6 CPU on 2 nodes, and a worker needs 2 CPU of one"
+    )
+    assert place([], training(cpus=2), Capacity(6, 0), num_groups=3).members == "side by side"

@@ -148,10 +148,10 @@ def kdcl(method: KDCLCohort) -> tuple[np.ndarray, np.ndarray]:
     return one_target(np.stack(targets_NC))
 
 
-def one() -> tuple[np.ndarray, np.ndarray]:
+def one(weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     shares_NK = softmax(FEATURES_NF @ GATE_KF.T + BIAS_K, axis=-1)
     gated_NC = np.einsum("nk,knc->nc", shares_NK, LOGITS_KNC)
-    loss_N, gradient_KNC = one_target(gated_NC)
+    loss_N, gradient_KNC = (weight * found for found in one_target(gated_NC))
     wrong_NC = np.zeros_like(gated_NC)
     for row, label in enumerate(LABELS_N):
         if label != NO_LABEL:
@@ -160,9 +160,16 @@ def one() -> tuple[np.ndarray, np.ndarray]:
     return loss_N, gradient_KNC + np.einsum("nk,nc->knc", shares_NK, wrong_NC)
 
 
+def papers(method: OnlineMethod, weight: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    if method is ONE:
+        return one(weight)
+    loss_N, gradient_KNC = kdcl(method) if isinstance(method, KDCLCohort) else dml()
+    return weight * loss_N, weight * gradient_KNC
+
+
 @every_method
 def test_values_and_gradients_are_those_of_the_paper(method: OnlineMethod) -> None:
-    expected_N, gradient_KNC = dml() if method is DML else one() if method is ONE else kdcl(method)  # type: ignore[arg-type]
+    expected_N, gradient_KNC = papers(method)
     logits_KNC = torch.from_numpy(LOGITS_KNC).requires_grad_()
 
     loss_N = method.rows(discussion_of(method, logits_KNC))
@@ -171,6 +178,23 @@ def test_values_and_gradients_are_those_of_the_paper(method: OnlineMethod) -> No
     assert loss_N.detach().numpy() == pytest.approx(expected_N, rel=1e-9, abs=1e-9)
     assert logits_KNC.grad is not None
     assert logits_KNC.grad.numpy() == pytest.approx(gradient_KNC, rel=1e-9, abs=1e-9)
+
+
+@every_method
+def test_the_weight_is_that_of_what_members_learn_of_each_other_and_not_of_a_gate_that_learns_of_labels(
+    method: OnlineMethod,
+) -> None:
+    rising = method.model_copy(update={"weight": Schedule(schedule="linear", start=0, end=0.6)})
+    for progress, weight in ((0.0, 0.0), (0.5, 0.3)):
+        expected_N, gradient_KNC = papers(method, weight)
+        logits_KNC = torch.from_numpy(LOGITS_KNC).requires_grad_()
+
+        loss_N = rising.rows(discussion_of(rising, logits_KNC, progress=progress))
+        loss_N.sum().backward()
+
+        assert loss_N.detach().numpy() == pytest.approx(expected_N, rel=1e-9, abs=1e-9)
+        assert logits_KNC.grad is not None
+        assert logits_KNC.grad.numpy() == pytest.approx(gradient_KNC, rel=1e-9, abs=1e-9)
 
 
 def test_a_gate_and_what_it_sees_learn_of_the_labels_alone() -> None:

@@ -1,8 +1,10 @@
 """Members that train on workers of their own: against numpy, side by side or in turns, killed, and waiting in vain."""
 
 import contextlib
+import pickle
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,16 @@ from scipy.special import softmax
 
 from cluster.modules import load_weights
 from cluster.optimizers import OptimizerConfig
+from cluster.shards.garbage import collect_garbage
 from cluster.shards.records import read_record
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, ObjectStore
-from students.exchange import PeerLateError
+from students.exchange import NeverHeardError, PeerLateError
 from students.group import Alone
 from students.loop import train, turns
 from students.members import members_of, peers_of
 from students.objectives.cross_entropy import CrossEntropyTerm
-from students.rounds import publish_round, read_round, rounds_there
+from students.rounds import forget_life, has_begun, publish_round, read_round, rounds_there, show_life
 from students.task import Execution, TrainedRecord, TrainingTask
 from students.trained import build_trained
 from tests.fixtures.cohorts import cohort_of, files_of, in_turns, side_by_side
@@ -105,7 +108,7 @@ def plain_cohort(
     return members
 
 
-@pytest.mark.parametrize(("exchange_every", "unit", "burn_in"), [(1, "epochs", 1), (3, "steps", 2), (5, "epochs", 1)])
+@pytest.mark.parametrize(("exchange_every", "unit", "burn_in"), [(1, "epochs", 1), (3, "steps", 2), (3, "epochs", 1)])
 def test_members_learn_what_codistilled_softmax_regressions_in_plain_numpy_learn(
     root: Path, exchange_every: int, unit: str, burn_in: int
 ) -> None:
@@ -243,6 +246,7 @@ def test_a_member_keeps_no_more_rounds_than_its_peers_may_ask_for(root: Path) ->
 
 def test_a_member_whose_peer_has_stopped_says_who_is_missing_where_and_what_to_do(root: Path) -> None:
     student, peer = members_of(cohort_of(training_in(root), "Linear"))
+    show_life(DirectoryStore(root), peer)
 
     with pytest.raises(PeerLateError) as caught:
         train(DirectoryStore(root), student, IMPATIENT, Alone())
@@ -254,12 +258,17 @@ def test_a_member_whose_peer_has_stopped_says_who_is_missing_where_and_what_to_d
     assert rounds_there(DirectoryStore(root), student) == [0]
 
 
-def test_a_peer_that_still_writes_is_waited_for(root: Path) -> None:
+@pytest.mark.parametrize("is_alive", [True, False], ids=["slow", "without workers"])
+def test_a_peer_that_is_slow_or_has_no_workers_yet_is_waited_for(root: Path, is_alive: bool) -> None:
     store, cohort = DirectoryStore(root), cohort_of(training_in(root, epochs=2), "Linear")
     student, peer = members_of(cohort)
 
+    def change(look: int) -> None:
+        if is_alive:
+            show_life(store, peer)
+
     class Slow:
-        """Where the peer is one step further whenever somebody looks, and at last has ended its round."""
+        """Where the peer shows life whenever somebody looks, or none; and at last has ended its round."""
 
         def __init__(self) -> None:
             self.looks = 0
@@ -271,7 +280,7 @@ def test_a_peer_that_still_writes_is_waited_for(root: Path) -> None:
             if prefix == f"{peer.prefix}/":
                 self.looks += 1
                 if self.looks < 4:
-                    store.put(f"{prefix}checkpoints/{self.looks:012d}.json", b"{}")
+                    change(self.looks)
                 else:
                     ours = read_round(store, student, 0).weights
                     publish_round(store, peer, 0, bytes(store.get(ours.key)))
@@ -285,9 +294,54 @@ def test_a_peer_that_still_writes_is_waited_for(root: Path) -> None:
     assert len(record.points) == 2
 
 
+def test_a_member_shows_life_between_its_checkpoints_until_the_cohort_is_done(root: Path) -> None:
+    store, cohort = DirectoryStore(root), cohort_of(training_in(root), "Linear")
+    student, _ = members_of(cohort)
+    assert not has_begun(store, student)
+
+    next(turns(store, student, Execution(), Alone()))  # it misses the first round of its peer
+
+    assert has_begun(store, student)
+    forget_life(store, student)
+    assert not has_begun(store, student)
+    in_turns(store, cohort)
+    assert has_begun(store, student)  # it has ended
+    assert not any("/rounds/" in stat.key for stat in store.list(""))
+
+
+def test_what_a_member_taken_for_dead_writes_late_is_garbage(root: Path) -> None:
+    store, cohort = DirectoryStore(root), cohort_of(training_in(root), "Linear")
+    in_turns(store, cohort)
+    left = [stat.key for stat in store.list("")]
+    for member in members_of(cohort):
+        publish_round(store, member, 1, b"late")
+        show_life(store, member)
+
+    collect_garbage(store, now_s=time.time(), grace_s=-60.0)
+
+    assert [stat.key for stat in store.list("")] == left
+
+
+def test_members_whose_rounds_of_steps_never_end_are_refused_when_training_begins(root: Path) -> None:
+    store = DirectoryStore(root)
+    heard, unheard = (
+        cohort_of(training_in(root, epochs=2), "Linear", unit="steps", exchange_every=every) for every in (7, 8)
+    )
+
+    with pytest.raises(NeverHeardError) as caught:
+        in_turns(store, unheard)
+
+    text = str(caught.value)
+    assert "after 1 round(s) of 8 step(s), and the training has 8; expected more epochs" in text
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+    in_turns(store, heard)
+    assert store.exists(heard.record_key)
+
+
 def test_a_member_that_lost_its_checkpoints_while_others_went_on_says_so(root: Path) -> None:
     store = DirectoryStore(root)
     student, peer = members_of(cohort_of(training_in(root), "Linear"))
+    show_life(store, peer)
     publish_round(store, peer, 2, b"later")
 
     with pytest.raises(PeerLateError, match=r"holds round 2\. .* remove the folders of all members"):

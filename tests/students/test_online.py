@@ -95,7 +95,7 @@ def figures(module: torch.nn.Module) -> tuple[float, float]:
 
 
 def plain_dml(
-    training: TrainingTask, first: list[tuple[np.ndarray, np.ndarray]]
+    training: TrainingTask, first: list[tuple[np.ndarray, np.ndarray]], *, weight_of_peers: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return weights and biases of softmax regressions that learn from labels and from each other, in plain numpy."""
     x, labels = ARRAYS["x"].astype(np.float64), ARRAYS["label"]
@@ -113,7 +113,7 @@ def plain_dml(
             for k, (weight, bias) in enumerate(members):
                 of_labels = is_known * (probs[k] - onehot) / known.mean()
                 of_peers = sum((probs[k] - probs[peer] for peer in range(len(members)) if peer != k), np.zeros(1))
-                gradient = (of_labels + of_peers / (len(members) - 1)) / len(picked)
+                gradient = (of_labels + weight_of_peers * of_peers / (len(members) - 1)) / len(picked)
                 rate = training.optimizer.lr
                 moved.append((weight - rate * gradient.T @ inputs, bias - rate * gradient.sum(axis=0)))
             members = moved
@@ -122,7 +122,7 @@ def plain_dml(
 
 def test_members_that_teach_each_other_do_as_plain_numpy_does(root: Path) -> None:
     sgd = OptimizerConfig(name="sgd", lr=0.5, momentum=0, schedule="constant")
-    training = training_in(root, DMLCohort(members=3, export="fused"), "Linear", optimizer=sgd)
+    training = training_in(root, DMLCohort(members=3, weight=0.7, export="fused"), "Linear", optimizer=sgd)
     still = training.model_copy(update={"optimizer": sgd.model_copy(update={"lr": 1e-30}), "epochs": 1})
 
     def members(record: TrainedRecord) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -132,7 +132,8 @@ def test_members_that_teach_each_other_do_as_plain_numpy_does(root: Path) -> Non
     first = members(run(root, still))
     found = members(run(root, training))
 
-    for (weight, bias), (its_weight, its_bias) in zip(plain_dml(training, first), found, strict=True):
+    expected = plain_dml(training, first, weight_of_peers=0.7)
+    for (weight, bias), (its_weight, its_bias) in zip(expected, found, strict=True):
         assert its_weight == pytest.approx(weight, abs=2e-5)
         assert its_bias == pytest.approx(bias, abs=2e-5)
     assert not np.allclose(first[0][0], first[1][0])

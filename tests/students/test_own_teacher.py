@@ -68,8 +68,8 @@ def by_numpy(
     z = seen.student_logits_NC.detach().numpy()
     known = (seen.labels_N.numpy() >= 0)[:, None]
     wanted = np.eye(C)[np.maximum(seen.labels_N.numpy(), 0)]
-    loss = -(1 - ALPHA) * (known * wanted * log_softmax(z, axis=1)).sum(axis=1)
-    by_end = (1 - ALPHA) * known * (softmax(z, axis=1) - wanted)
+    loss = -(known * wanted * log_softmax(z, axis=1)).sum(axis=1)
+    by_end = known * (softmax(z, axis=1) - wanted)
     p, by_output, by_weight = softmax(z / T, axis=1), {}, {}
     assert seen.state is not None
     for path, head in zip(EXITS, seen.state.children(), strict=True):
@@ -151,7 +151,8 @@ def test_an_exit_that_says_what_the_end_says_has_nothing_to_learn_from_it() -> N
     nn.init.eye_(head.classifier.weight)
     nn.init.zeros_(head.classifier.bias)
     output = drawn(3, N, C).requires_grad_()
-    seen = TermInputs(output.detach(), LABELS, student_taps={"vector": output}, state=nn.ModuleList([head]))
+    none = torch.full((N,), -1)
+    seen = TermInputs(output.detach(), none, student_taps={"vector": output}, state=nn.ModuleList([head]))
 
     rows = term.rows(seen)
     (gradient,) = torch.autograd.grad(rows.sum(), output)

@@ -285,6 +285,25 @@ def test_what_killed_processes_left_is_removed_with_the_probes(store: DirectoryS
     assert not unfinished.exists()
 
 
+def test_rounds_that_come_late_to_a_cohort_whose_record_is_written_are_removed_and_no_others(
+    store: DirectoryStore,
+) -> None:
+    done, going = "a" * 16, "b" * 16
+    for member, cohort in (("c" * 16, done), ("d" * 16, going)):
+        for name in ("00000003.json", f"00000003-{'e' * 64}.safetensors", "alive"):
+            store.put(f"students/s-peer-{member}/rounds/{cohort}/{name}", b"{}")
+        store.put(f"students/s-peer-{member}/trained.json", b"{}")  # its own end says nothing of its peers
+    store.put(f"students/s-{done}/trained.json", b"{}")
+
+    collection = collect(store)
+
+    assert {(garbage.kind, garbage.key.split("/")[1]) for garbage in collection.removed} == {
+        ("round", f"s-peer-{'c' * 16}")
+    }
+    assert len(collection.removed) == 3
+    assert collection.removed[0].key.endswith(".json")
+
+
 def test_a_young_unfinished_file_may_be_written_right_now(store: DirectoryStore, tmp_path: Path) -> None:
     young, old = tmp_path / ".partial-young", tmp_path / ".partial-old"
     for path, age_s in ((young, 0), (old, LATER_S)):
