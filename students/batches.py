@@ -84,7 +84,7 @@ class TrainingData:
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
         self.columns = record.columns
-        self.labelled_share = (record.labelled_rows / record.rows) ** (2 if task.views and task.views.is_mixed else 1)
+        self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
 
     def shapes(self) -> Shapes:

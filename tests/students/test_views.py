@@ -19,7 +19,7 @@ from students.loop import train
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.fitnet import FitNetTerm
 from students.objectives.kl import KLTerm
-from students.objectives.objective import Batch
+from students.objectives.objective import Batch, Objective
 from students.objectives.term import TermInputs
 from students.task import Execution, TrainedRecord, TrainingTask
 from tests.fixtures.crashing_store import Killed
@@ -156,12 +156,21 @@ def test_modules_of_teachers_have_seen_the_same_pictures(seen: Seen, kind: str) 
         assert np.array_equal(output.numpy(), checksums(batch.inputs.numpy()))
 
 
-def test_rows_are_taken_to_be_labelled_where_both_of_a_blend_are(seen: Seen) -> None:
-    shares = []
-    for options in (AUGMENTED, {"mixup": 1.0}):
-        task = seen.task(views=views(**options), objective=(CrossEntropyTerm(),))
-        shares.append(TrainingData(seen.store, task, Execution(), rank=0, world_size=1).labelled_share)
-    assert shares == pytest.approx([40 / ROWS, (40 / ROWS) ** 2])
+@pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_an_epoch_divides_by_the_rows_that_have_a_label_in_its_own_view(seen: Seen, mixing: dict[str, Any]) -> None:
+    task = seen.task(views=views(**mixing, plain_first=True), objective=(CrossEntropyTerm(),), epochs=2)
+    data = TrainingData(seen.store, task, Execution(), rank=0, world_size=1)
+    objective = Objective(task.objective, labelled_share=data.labelled_share)
+    losses = np.zeros(2)
+    for step, batch in enumerate(data.batches(first_step=0, device=CPU)):
+        losses[step // STEPS] += float(objective(torch.zeros(len(batch), 3), batch, global_rows=ROWS))
+
+    # A student that knows nothing loses log 3 on each row with a label; of blended rows, both must have one.
+    config, partners = views(**mixing).view(1), 0
+    for at in range(0, ROWS, SHARD_ROWS):
+        shard = look({name: array[at : at + SHARD_ROWS] for name, array in seen.arrays.items()}, config)
+        partners += int(((shard["label"] != NO_LABEL) & (shard[".partner_label"] != NO_LABEL)).sum())
+    assert losses == pytest.approx([np.log(3), np.log(3) * partners / (ROWS * (40 / ROWS) ** 2)])
 
 
 def test_cross_entropy_of_a_blend_is_that_of_its_two_labels_by_their_shares() -> None:
