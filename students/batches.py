@@ -51,8 +51,9 @@ class LabelsLateError(TrainingError):
 
     def __str__(self) -> str:
         return (
-            f"{self.where}: shard {self.number} was not committed within {self.timeout_s:.0f} s. Training follows the "
-            "teachers and these have stopped; see what they say, then run the same command again: it continues."
+            f"{self.where}: shard {self.number} was not committed, nor any other within {self.timeout_s:.0f} s. "
+            "Training follows the teachers and these have stopped; see what they say, then run the same command again: "
+            "it continues."
         )
 
 
@@ -215,11 +216,15 @@ class TrainingData:
         return all(labels.committed(number) is not None for labels in self._labels_of(view).label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
-        deadline_s = time.monotonic() + self._execution.labels_timeout_s
+        num_committed, deadline_s = -1, -math.inf
         while labels.committed(number) is None:
             if time.monotonic() > deadline_s:
-                where = f"{self._store.uri}/{labels.record.prefix}"
-                raise LabelsLateError(where, number, self._execution.labels_timeout_s)
+                # Shards may arrive in the order of another training, and this one be the last of them.
+                num_before, num_committed = num_committed, len(labels.committed_numbers())
+                if num_committed <= num_before:
+                    where = f"{self._store.uri}/{labels.record.prefix}"
+                    raise LabelsLateError(where, number, self._execution.labels_timeout_s)
+                deadline_s = time.monotonic() + self._execution.labels_timeout_s
             time.sleep(_POLL_S)
 
 
