@@ -80,7 +80,7 @@ class TrainingData:
         self._targets = task.targets if self._reads & {"target", "sparse"} else None
         self._ensemble = Ensemble.open(store, self._targets) if self._targets else None
         self._labels = dict[int, LabelColumns]()
-        """By number of the view."""
+        """Of the view that is read, and those that are read ahead, by number."""
         self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
@@ -118,9 +118,12 @@ class TrainingData:
             readings_until_cheap=lambda: math.inf if self._task.views else readings_until_cheap(self._fetch),
         )
         for epoch, step in starts:
-            read = partial(self._shard_in, epoch, shards)
+            read, view = partial(self._shard_in, epoch, shards), self._view_in(epoch)
             for arrays in read_batches(read, self.order(epoch), lanes=self._lanes, first_step=step):
-                yield self._labels_of(self._view_in(epoch)), arrays
+                yield self._labels_of(view), arrays
+            if self._view_in(epoch + 1) != view:
+                # Its shards may be open still, and a process may open so many files and no more.
+                self._labels.pop(view, None)
 
     def _converted(
         self, read: Iterator[tuple[LabelColumns, dict[str, np.ndarray]]], device: torch.device
@@ -184,12 +187,13 @@ class TrainingData:
 
     def _labels_of(self, view: int) -> LabelColumns:
         # Two threads may open the same view at once; either result will do.
-        if view not in self._labels:
+        labels = self._labels.get(view)
+        if labels is None:
             parts = self._ensemble.used(self._targets.parts) if self._targets and self._ensemble else []
             labels = LabelColumns(self._task, parts, partial(self._open_labels, self._view(view)))
             labels.keep_within(self.order(0), num_lanes=len(self._lanes), are_files=gives_files(self._fetch))
             self._labels[view] = labels
-        return self._labels[view]
+        return labels
 
     def _open_labels(self, view: View | None, record: LabelSetRecord) -> LabelSet:
         labels = LabelSet(self._store, record.seen(view), fetch=self._fetch)

@@ -21,9 +21,11 @@ from students.objectives.fitnet import FitNetTerm
 from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch, Objective
 from students.objectives.term import TermInputs
+from students.spec import OrderConfig
 from students.task import Execution, TrainedRecord, TrainingTask
 from tests.fixtures.crashing_store import Killed
 from tests.fixtures.seen import BATCH, ROWS, SHARD_ROWS, Seen, checksums
+from tests.fixtures.tiny import targets
 from tests.students.test_taps import DiesAtOnce
 
 CPU = torch.device("cpu")
@@ -128,6 +130,28 @@ def test_a_training_that_was_killed_ends_bit_for_bit_like_one_that_was_not(
             run(DiesAtOnce(killed.store), Execution(checkpoint_every_s=0.0))
     found = run(killed.store, Execution())
     assert (found.weights_digest, found.points) == (expected.weights_digest, expected.points)
+
+
+@pytest.mark.parametrize("count", [1, 3, None])
+def test_labels_that_wait_in_their_shards_keep_no_file_open_of_a_view_that_is_past(
+    seen: Seen, count: int | None
+) -> None:
+    config, epochs = views(**AUGMENTED, count=count), 6
+    for view in config.within(epochs):
+        seen.label(seen.record.seen(view))
+    order = OrderConfig(lanes=4, window_rows=10**9)
+    task = seen.task(views=config, targets=targets(seen.record), order=order, epochs=epochs)
+    data = TrainingData(seen.store, task, Execution(), rank=0, world_size=1)
+    num_open = list[int]()
+    for batch in data.batches(first_step=0, device=CPU):
+        open_files = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        of_labels = [Path(file).parts for file in open_files if file.startswith(f"{seen.store.uri}/labels/")]
+        num_open.append(len({parts[-3] for parts in of_labels}))
+        assert batch.target_logits_NC is not None
+        expected = log_softmax(checksums(batch.inputs.numpy()).astype(np.float64), axis=1)
+        assert np.abs(batch.target_logits_NC.numpy() - expected).max() < 1e-4
+    # Of one view the last rows are copied while the next one is read, and the one after it is read ahead.
+    assert 0 < max(num_open) <= 3
 
 
 def test_without_teachers_every_epoch_may_see_a_view_of_its_own(seen: Seen) -> None:
