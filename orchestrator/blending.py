@@ -38,7 +38,7 @@ def unblendable(
                 f"objective: the term `{term.term}` remembers each row, and {blended} blends it with another in every "
                 "view; expected another term"
             )
-    if cohort is not None and "labels" in cohort.reads:
+    if cohort is not None and cohort.reads_labels:
         yield (
             f"cohort: `{cohort.method}` reads one label of each row, and {blended} gives it two; expected a method "
             "that reads no labels, such as `dml`"

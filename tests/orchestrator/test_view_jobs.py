@@ -199,6 +199,11 @@ REFUSED: list[tuple[list[str], type[SpecError], str]] = [
         "cohort: `one` reads one label of each row, and data.views.mixup gives it two; .* such as `dml`",
     ),
     (
+        [MIXED, "cohort={method: kdcl, variant: linear}"],
+        SpecInvalidError,
+        "cohort: `kdcl` reads one label of each row",
+    ),
+    (
         [MIXED, "generations.objective=[{term: dkd}]"],
         SpecInvalidError,
         "the term `dkd` reads one label of each row",
