@@ -215,9 +215,11 @@ REFUSED: list[tuple[list[str], type[SpecError], str]] = [
     ),
     (
         ["data.views={mixup: 1.0, column: image}", "student.inputs={column: text}"],
-        SpecInvalidError,
-        "a model reads the column 'text', and data.views.mixup blends image",
+        ViewMisfitError,
+        "a model reads text, and rows of image are blended",
     ),
+    ([AUGMENT, "data.views.plain_first=true", "data.views.count=1"], SpecInvalidError, "changes nothing: .*count is 1"),
+    ([AUGMENT, "data.views.plain_first=true", "train.epochs=1"], SpecInvalidError, "train.epochs is 1, so there is no"),
     (["data.views.augment=[{kind: crop}]"], ViewMisfitError, "data.views.augment.0: padding is 4 .* have 4 x 4 pixels"),
     (["data.views={mixup: 1.0, column: photo}"], ViewMisfitError, "data.views.column: found photo.*has image"),
 ]
@@ -229,6 +231,19 @@ def test_what_views_cannot_do_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(error, match=message):
         resolve(job_spec(files, *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [MIXED, "student.inputs={column: image}"],
+        ["data.views={mixup: 1.0, column: image}"],
+        [MIXED, "cohort={method: kdcl, variant: general}"],
+        [AUGMENT, "data.views.plain_first=true", "data.views.count=2"],
+    ],
+)
+def test_what_views_can_do_is_not_refused(files: Path, overrides: list[str]) -> None:
+    assert resolve(job_spec(files, *overrides)).students[0].views is not None
 
 
 def test_views_of_a_column_that_no_model_reads_are_refused(files: Path, tmp_path: Path) -> None:
