@@ -12,10 +12,13 @@ from cluster.errors import SpecError
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
 from cluster.shards.logits import LogitsReader
+from cluster.shards.records import read_record
 from cluster.shards.views.look import look
 from cluster.storage.open import open_store
 from orchestrator.catalogue import label_sets
 from orchestrator.plan import Inspection
+from orchestrator.publishing import build_report
+from orchestrator.report.record import ViewsSummary
 from orchestrator.resolve import Job, resolve
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.fuse import write_fused
@@ -24,7 +27,7 @@ from orchestrator.steps.label import Labelling
 from orchestrator.upkeep import repair, rerun
 from orchestrator.viewing import ViewMisfitError
 from students.batches import epoch_order
-from students.task import TrainingTask
+from students.task import TrainedRecord, TrainingTask
 from tests.fixtures.jobs import (
     HELD_OUT,
     SPEC,
@@ -59,6 +62,13 @@ def test_a_job_in_views_runs_to_its_end_and_more_views_ask_teachers_for_the_new_
     first, context = finished_job(tmp_path, AUGMENT, "data.views.count=2", *BRIEF)
     assert context.teacher_rows == 3 * (2 * ROWS + REST)
     assert {step.state for step in context.inspect().steps()} == {"done"}
+    plain, viewed = (
+        read_record(context.store, task.record_key, TrainedRecord).points[-1] for task in first.baselines[0]
+    )
+    is_better = (viewed.accuracy, -viewed.nll) > (plain.accuracy, -plain.nll)
+    assert build_report(context, command="coffey run", wall_s=1.0).views == ViewsSummary(
+        number=2, changes=("crop", "flip"), lone_in_views=(0,) if is_better else ()
+    )
     context.log.close("done")
 
     more = resolve(job_spec(tmp_path, AUGMENT, "data.views.count=3", *BRIEF))
