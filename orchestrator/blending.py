@@ -13,16 +13,23 @@ def unblendable(
     fusion: FusionConfig,
     objective: Sequence[TermConfig],
     cohort: CohortConfig | None,
-    columns_read: Sequence[str | None],
+    *,
+    epochs: int,
 ) -> Iterator[str]:
     """Yield what reads the one label, number or column of a row that no longer has one, with the fields that say so.
 
-    `columns_read` are those that the models' inputs name.
+    `epochs` are those of the student's training.
     """
     if views is None:
         return
     if not views.augment and not views.is_mixed:
         yield "data.views changes nothing; expected `augment`, `mixup` or `cutmix`, or no `views`"
+    if not any(views.within(epochs)):
+        yield (
+            "data.views changes nothing: the first view is the rows as they are, count is "
+            f"{views.count or 'not given'} and train.epochs is {epochs}, so there is no second; expected more, or no "
+            "`plain_first`"
+        )
     if not views.is_mixed:
         return
     blended = "data.views." + ("mixup" if views.mixup is not None else "cutmix")
@@ -37,7 +44,7 @@ def unblendable(
                 f"objective: the term `{term.term}` remembers each row, and {blended} blends it with another in every "
                 "view; expected another term"
             )
-    if cohort is not None and "labels" in cohort.reads:
+    if cohort is not None and cohort.reads_labels:
         yield (
             f"cohort: `{cohort.method}` reads one label of each row, and {blended} gives it two; expected a method "
             "that reads no labels, such as `dml`"
@@ -46,9 +53,4 @@ def unblendable(
         yield (
             f"fusion.weighting `{fusion.weighting.method}` reads the label or a column of each row, and {blended} "
             "blends it with another; expected a weighting that reads the teachers alone"
-        )
-    if other := next((column for column in columns_read if column not in (None, views.column)), None):
-        yield (
-            f"a model reads the column {other!r}, and {blended} blends {views.column or 'the only column'}: it would "
-            "see one row, and its label be for two; expected models that read the same column"
         )

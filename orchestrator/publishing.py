@@ -21,8 +21,10 @@ from orchestrator.report.record import (
     Report,
     Role,
     Summary,
+    ViewsSummary,
 )
 from orchestrator.trainings import chosen_length
+from orchestrator.viewing import views_of
 from students.cohorts.method import FUSED
 from students.task import EpochPoint, TrainedRecord, TrainingTask
 
@@ -58,6 +60,7 @@ def build_report(context: RunContext, *, command: str, wall_s: float) -> Report:
         summary=evaluation.summary,
         warnings=warnings_of(evaluation.summary),
         data=_data(context),
+        views=_views(context),
         models=evaluation.models,
         calibrations=evaluation.calibrations if job.spec.fusion.calibration else (),
         contributions=evaluation.contributions,
@@ -101,6 +104,19 @@ def _data(context: RunContext) -> DataSummary:
         labelled_rows=train.labelled_rows,
         held_out_rows=records[job.datasets.held_out].rows,
         test_rows=records[job.datasets.test].rows,
+    )
+
+
+def _views(context: RunContext) -> ViewsSummary | None:
+    job, views = context.job, context.job.spec.data.views
+    if views is None:
+        return None
+    lone = [chosen_length(context.store, tasks) for tasks in job.baselines]
+    mixed = {"mixup": views.mixup, "cutmix": views.cutmix}
+    return ViewsSummary(
+        number=len(views_of(job.spec)),
+        changes=(*(change.kind for change in views.augment), *(name for name, alpha in mixed.items() if alpha)),
+        lone_in_views=tuple(task.seed for task in lone if task.views),
     )
 
 

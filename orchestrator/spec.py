@@ -163,9 +163,8 @@ class JobSpec(Config):
 
     @model_validator(mode="after")
     def _rows_can_be_blended(self) -> "JobSpec":
-        columns = [self.student.inputs.column, *(teacher.inputs.column for teacher in self.teachers)]
         terms = (*self.objective, *(self.generations.objective if self.generations else ()))
-        if problems := list(unblendable(self.data.views, self.fusion, terms, self.cohort, columns)):
+        if problems := list(unblendable(self.data.views, self.fusion, terms, self.cohort, epochs=self.train.epochs)):
             raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 

@@ -56,3 +56,9 @@ def check_views(spec: JobSpec) -> None:
         raise ViewMisfitError(
             "column", f"no model reads {name}; expected one of {', '.join(sorted(filter(None, read)))}"
         )
+    if views.is_mixed and (others := read - {None, name}):
+        raise ViewMisfitError(
+            "column",
+            f"a model reads {sorted(filter(None, others))[0]}, and rows of {name} are blended: it would see one row, "
+            "and its label be for two; expected models that read the same column",
+        )

@@ -51,8 +51,9 @@ class LabelsLateError(TrainingError):
 
     def __str__(self) -> str:
         return (
-            f"{self.where}: shard {self.number} was not committed within {self.timeout_s:.0f} s. Training follows the "
-            "teachers and these have stopped; see what they say, then run the same command again: it continues."
+            f"{self.where}: shard {self.number} was not committed, nor any other within {self.timeout_s:.0f} s. "
+            "Training follows the teachers and these have stopped; see what they say, then run the same command again: "
+            "it continues."
         )
 
 
@@ -79,12 +80,12 @@ class TrainingData:
         self._targets = task.targets if self._reads & {"target", "sparse"} else None
         self._ensemble = Ensemble.open(store, self._targets) if self._targets else None
         self._labels = dict[int, LabelColumns]()
-        """By number of the view."""
+        """Of the view that is read, and those that are read ahead, by number."""
         self._needs_rows = any(term.needs_rows for term in task.objective)
         record = self._dataset.record
         self._first_rows = [0, *itertools.accumulate(shard.rows for shard in record.shards)]
         self.columns = record.columns
-        self.labelled_share = (record.labelled_rows / record.rows) ** (2 if task.views and task.views.is_mixed else 1)
+        self.labelled_share = record.labelled_rows / record.rows
         self.num_classes = len(record.classes)
 
     def shapes(self) -> Shapes:
@@ -117,9 +118,12 @@ class TrainingData:
             readings_until_cheap=lambda: math.inf if self._task.views else readings_until_cheap(self._fetch),
         )
         for epoch, step in starts:
-            read = partial(self._shard_in, epoch, shards)
+            read, view = partial(self._shard_in, epoch, shards), self._view_in(epoch)
             for arrays in read_batches(read, self.order(epoch), lanes=self._lanes, first_step=step):
-                yield self._labels_of(self._view_in(epoch)), arrays
+                yield self._labels_of(view), arrays
+            if self._view_in(epoch + 1) != view:
+                # Its shards may be open still, and a process may open so many files and no more.
+                self._labels.pop(view, None)
 
     def _converted(
         self, read: Iterator[tuple[LabelColumns, dict[str, np.ndarray]]], device: torch.device
@@ -183,12 +187,13 @@ class TrainingData:
 
     def _labels_of(self, view: int) -> LabelColumns:
         # Two threads may open the same view at once; either result will do.
-        if view not in self._labels:
+        labels = self._labels.get(view)
+        if labels is None:
             parts = self._ensemble.used(self._targets.parts) if self._targets and self._ensemble else []
             labels = LabelColumns(self._task, parts, partial(self._open_labels, self._view(view)))
             labels.keep_within(self.order(0), num_lanes=len(self._lanes), are_files=gives_files(self._fetch))
             self._labels[view] = labels
-        return self._labels[view]
+        return labels
 
     def _open_labels(self, view: View | None, record: LabelSetRecord) -> LabelSet:
         labels = LabelSet(self._store, record.seen(view), fetch=self._fetch)
@@ -215,11 +220,15 @@ class TrainingData:
         return all(labels.committed(number) is not None for labels in self._labels_of(view).label_sets)
 
     def _wait_for(self, labels: LabelSet, number: int) -> None:
-        deadline_s = time.monotonic() + self._execution.labels_timeout_s
+        num_committed, deadline_s = -1, -math.inf
         while labels.committed(number) is None:
             if time.monotonic() > deadline_s:
-                where = f"{self._store.uri}/{labels.record.prefix}"
-                raise LabelsLateError(where, number, self._execution.labels_timeout_s)
+                # Shards may arrive in the order of another training, and this one be the last of them.
+                num_before, num_committed = num_committed, len(labels.committed_numbers())
+                if num_committed <= num_before:
+                    where = f"{self._store.uri}/{labels.record.prefix}"
+                    raise LabelsLateError(where, number, self._execution.labels_timeout_s)
+                deadline_s = time.monotonic() + self._execution.labels_timeout_s
             time.sleep(_POLL_S)
 
 

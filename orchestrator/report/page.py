@@ -17,6 +17,7 @@ from orchestrator.report.notation import change, count, decimals, duration, perc
 from orchestrator.report.record import CalibrationResult, Report
 from orchestrator.report.samples import MOST_CLASSES, cards
 from orchestrator.report.verdict import verdict
+from orchestrator.report.views import views_sentence
 
 _HERE = Path(__file__).parent
 _MOST_CLASS_NAMES = 100
@@ -47,6 +48,7 @@ def render_page(report: Report) -> str:
         report=report,
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704, our own file
         verdict=verdict(report),
+        views=views_sentence(report),
         groups=groups,
         ensemble=next((group for group in groups if group.role == "ensemble"), None),
         is_taught=any(group.role in {"teacher", "generation"} for group in groups),

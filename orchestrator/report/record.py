@@ -158,6 +158,17 @@ class DataSummary(Config):
     test_rows: int
 
 
+class ViewsSummary(Config):
+    """How the training rows of a job in views were seen."""
+
+    number: Annotated[int, Field(ge=1)]
+    """Views that the student's training met, the rows as they are among them if they are one."""
+    changes: tuple[str, ...]
+    """What was done to rows, in this order, such as `crop` and `mixup`."""
+    lone_in_views: tuple[int, ...] = ()
+    """Seeds of which the baseline is the lone student in views; of the others it is the one on plain rows."""
+
+
 class Summary(Config):
     """The question that a reader has: did it pay?"""
 
@@ -198,6 +209,8 @@ class Report(Config):
     summary: Summary
     warnings: tuple[str, ...]
     data: DataSummary
+    views: ViewsSummary | None = None
+    """None where all saw the rows as they are."""
     models: tuple[ModelResult, ...]
     calibrations: tuple[CalibrationResult, ...]
     contributions: tuple[Contribution, ...] = ()

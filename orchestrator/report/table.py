@@ -11,6 +11,7 @@ from orchestrator.report.groups import ModelGroup, model_groups
 from orchestrator.report.notation import count, decimals, duration, points, rate, size
 from orchestrator.report.record import Report
 from orchestrator.report.verdict import verdict
+from orchestrator.report.views import views_sentence
 
 _ENDLESS = 10_000
 
@@ -63,7 +64,8 @@ def print_report(report: Report, console: Console) -> None:
     for table in (model_table(report), *adds, step_table(report)):
         console.print(_Whole(table), crop=False)
         console.print()
-    console.print(_totals(report), style="dim", highlight=False)
+    for line in filter(None, (views_sentence(report), _totals(report))):
+        console.print(_plain(line), style="dim", highlight=False)
     console.print()
     console.print(verdict(report), style="bold", highlight=False, markup=False)
     for warning in report.warnings:

@@ -38,6 +38,11 @@ class KDCLCohort(OnlineMethod):
     """How the target is made; `general` alone reads the held-out rows, and no labels."""
     temperature: Temperature = 2.0
 
+    @property
+    def reads_labels(self) -> bool:
+        """All but `general` do."""
+        return self.variant != "general"
+
     def build(self, *, num_members: int, num_features: int) -> "nn.Module | None":
         """Return the weights of the members, `[K]`, for `general`."""
         if self.variant != "general":

@@ -78,6 +78,11 @@ class CohortMethod(Config):
     weight: Weight = 1.0
     """Share of what members learn of each other, beside the objective of each: a number, or a schedule of numbers."""
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether members look at class indices of rows while they teach each other, as these options have it."""
+        return "labels" in self.reads
+
     @model_validator(mode="after")
     def _names_are_distinct(self) -> "CohortMethod":
         names = [FIRST, FUSED, *(member.name for member in self.members)]

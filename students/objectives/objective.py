@@ -92,7 +92,9 @@ class Objective(nn.Module):
         blend: Blend | None = None,
         average: WeightAverage | None = None,
     ) -> None:
-        """`gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own.
+        """`labelled_share` is that of the data set's rows.
+
+        `gather` concatenates the rows of all workers, in the order of their ranks; gradients flow to our own.
 
         `heads` are weight and bias of linear layers of teachers, on the device on which losses are computed. `blend`
         fuses the teachers, where they are not fused before; what it learns is saved with the rest, as is the `average`
@@ -101,7 +103,7 @@ class Objective(nn.Module):
         super().__init__()
         self.blend, self.average = blend, average
         self._terms, self._heads = terms, heads
-        self._expected_labelled = max(labelled_share, 1e-12)
+        self._labelled_share = labelled_share
         self._gather, self._world_size = gather or (lambda rows: rows), world_size
         # A place without a state holds an empty module, so that states keep their places.
         self.states = nn.ModuleList([term.build(shapes) or nn.Module() for term in terms])
@@ -148,7 +150,7 @@ class Objective(nn.Module):
             teacher_taps=batch.teacher_taps,
             sparse=batch.sparse,
             average_logits_NC=None if self.average is None else self.average(batch.inputs),
-            labelled_share=self._expected_labelled,
+            labelled_share=self._expected_labelled(batch),
             progress=progress,
         )
         for term, state in zip(self._terms, self.states, strict=True):
@@ -157,6 +159,10 @@ class Objective(nn.Module):
             loss = self._contribution(term, own, global_rows)
             parts.append(at(term.weight, progress) * loss)
         return torch.stack(parts).sum()
+
+    def _expected_labelled(self, batch: Batch) -> float:
+        # A blended row has a label where both of its rows have one, whichever epochs see rows blended.
+        return max(self._labelled_share ** (1 if batch.partner_labels_N is None else 2), 1e-12)
 
     def _contribution(self, term: Term, seen: TermInputs, global_rows: int) -> torch.Tensor:
         seen = replace(
@@ -167,7 +173,7 @@ class Objective(nn.Module):
         )
         match term:
             case RowTerm():
-                expected = self._expected_labelled if "labels" in term.reads else 1.0
+                expected = seen.labelled_share if "labels" in term.reads else 1.0
                 return term.rows(seen).sum() / (expected * global_rows)
             case BatchTerm():
                 loss = term.loss(self._of_all_workers(seen))

@@ -77,7 +77,8 @@ class TermInputs:
     average_logits_NC: "torch.Tensor | None" = None
     """What the average of the student's weights says; without gradient."""
     labelled_share: float = 1.0
-    """Share of the data set's rows that have a label: what a term that reads labels is divided by."""
+    """Share of the rows, as they are seen, that are expected to have a label: what a term that reads labels is divided
+    by."""
     progress: float = 0.0
     """Share of the training's steps that are taken."""
     state: "nn.Module | None" = None

@@ -12,10 +12,13 @@ from cluster.errors import SpecError
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
 from cluster.shards.logits import LogitsReader
+from cluster.shards.records import read_record
 from cluster.shards.views.look import look
 from cluster.storage.open import open_store
 from orchestrator.catalogue import label_sets
 from orchestrator.plan import Inspection
+from orchestrator.publishing import build_report
+from orchestrator.report.record import ViewsSummary
 from orchestrator.resolve import Job, resolve
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.fuse import write_fused
@@ -24,7 +27,7 @@ from orchestrator.steps.label import Labelling
 from orchestrator.upkeep import repair, rerun
 from orchestrator.viewing import ViewMisfitError
 from students.batches import epoch_order
-from students.task import TrainingTask
+from students.task import TrainedRecord, TrainingTask
 from tests.fixtures.jobs import (
     HELD_OUT,
     SPEC,
@@ -59,6 +62,13 @@ def test_a_job_in_views_runs_to_its_end_and_more_views_ask_teachers_for_the_new_
     first, context = finished_job(tmp_path, AUGMENT, "data.views.count=2", *BRIEF)
     assert context.teacher_rows == 3 * (2 * ROWS + REST)
     assert {step.state for step in context.inspect().steps()} == {"done"}
+    plain, viewed = (
+        read_record(context.store, task.record_key, TrainedRecord).points[-1] for task in first.baselines[0]
+    )
+    is_better = (viewed.accuracy, -viewed.nll) > (plain.accuracy, -plain.nll)
+    assert build_report(context, command="coffey run", wall_s=1.0).views == ViewsSummary(
+        number=2, changes=("crop", "flip"), lone_in_views=(0,) if is_better else ()
+    )
     context.log.close("done")
 
     more = resolve(job_spec(tmp_path, AUGMENT, "data.views.count=3", *BRIEF))
@@ -204,6 +214,11 @@ REFUSED: list[tuple[list[str], type[SpecError], str]] = [
         "cohort: `one` reads one label of each row, and data.views.mixup gives it two; .* such as `dml`",
     ),
     (
+        [MIXED, "cohort={method: kdcl, variant: linear}"],
+        SpecInvalidError,
+        "cohort: `kdcl` reads one label of each row",
+    ),
+    (
         [MIXED, "generations.objective=[{term: dkd}]"],
         SpecInvalidError,
         "the term `dkd` reads one label of each row",
@@ -215,9 +230,11 @@ REFUSED: list[tuple[list[str], type[SpecError], str]] = [
     ),
     (
         ["data.views={mixup: 1.0, column: image}", "student.inputs={column: text}"],
-        SpecInvalidError,
-        "a model reads the column 'text', and data.views.mixup blends image",
+        ViewMisfitError,
+        "a model reads text, and rows of image are blended",
     ),
+    ([AUGMENT, "data.views.plain_first=true", "data.views.count=1"], SpecInvalidError, "changes nothing: .*count is 1"),
+    ([AUGMENT, "data.views.plain_first=true", "train.epochs=1"], SpecInvalidError, "train.epochs is 1, so there is no"),
     (["data.views.augment=[{kind: crop}]"], ViewMisfitError, "data.views.augment.0: padding is 4 .* have 4 x 4 pixels"),
     (["data.views={mixup: 1.0, column: photo}"], ViewMisfitError, "data.views.column: found photo.*has image"),
 ]
@@ -234,6 +251,19 @@ def test_what_views_cannot_do_is_refused_before_any_work(
 def test_terms_that_look_at_no_label_or_at_both_learn_of_blended_rows(files: Path) -> None:
     terms = "{term: kl}, {term: cross_entropy}, {term: restricted_kl, of: given, trust: all}"
     assert resolve(job_spec(files, MIXED, f"objective=[{terms}]")).spec.data.views.is_mixed
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [MIXED, "student.inputs={column: image}"],
+        ["data.views={mixup: 1.0, column: image}"],
+        [MIXED, "cohort={method: kdcl, variant: general}"],
+        [AUGMENT, "data.views.plain_first=true", "data.views.count=2"],
+    ],
+)
+def test_what_views_can_do_is_not_refused(files: Path, overrides: list[str]) -> None:
+    assert resolve(job_spec(files, *overrides)).students[0].views is not None
 
 
 def test_views_of_a_column_that_no_model_reads_are_refused(files: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The batches of a training: which rows they hold, and that inputs, labels and targets are of the same rows."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from cluster.shards.reader import UnequalRowsError
 from cluster.shards.records import publish_record
 from cluster.shards.schema import NO_LABEL, Column
 from cluster.storage.directory import DirectoryStore
+from cluster.storage.protocol import ObjectMissingError
 from students.batches import LabelsLateError, TrainingData, default_window_rows, target_temperature
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -196,11 +199,45 @@ def test_labels_that_stop_arriving_are_named_with_the_shard_and_the_time_waited(
         world_size=1,
     )
 
-    with pytest.raises(LabelsLateError, match=r"shard 3 was not committed within 0 s") as late:
+    with pytest.raises(LabelsLateError, match=r"shard 3 was not committed, nor any other within 0 s") as late:
         list(data.batches(first_step=0, device=CPU))
 
     assert record.prefix in str(late.value)
     assert isinstance(late.value, TrainingError)
+
+
+class ArrivesLast:
+    """Hands everything to another store; whoever finds that one object is missing has another one arrive before it."""
+
+    def __init__(self, store: DirectoryStore, key: str, arrivals: Iterator[None]) -> None:
+        self._store, self._key, self._arrivals = store, key, arrivals
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, key: str) -> memoryview:
+        try:
+            return self._store.get(key)
+        except ObjectMissingError:
+            if key == self._key:
+                next(self._arrivals)
+            raise
+
+
+def test_labels_that_still_arrive_are_waited_for_however_late_the_one_that_is_read_next(store: DirectoryStore) -> None:
+    dataset = write_numbered(store)
+    record = label_record(dataset)
+    labels = LabelSet.create(store, record)
+    training = numbered_task(store, targets=targets(record), objective=(KLTerm(),))
+    first = expected_rows(training)[0][0] // SHARD_ROWS
+    others = [number for number in range(7) if number != first]
+    arrivals = (commit_shard(labels, dataset, number, np.zeros((ROWS, 3))) for number in (*others, first))
+    late = ArrivesLast(store, f"{record.prefix}/commits/{first:08d}.json", arrivals)
+
+    data = TrainingData(late, training, Execution(labels_timeout_s=0.01), rank=0, world_size=1)
+
+    assert len(list(data.batches(first_step=0, device=CPU))) == len(expected_rows(training))
+    assert list(arrivals) == []
 
 
 def test_labels_of_another_number_of_rows_are_refused(store: DirectoryStore) -> None:

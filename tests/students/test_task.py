@@ -9,6 +9,7 @@ from cluster.models import InputConfig, ModelConfig
 from cluster.optimizers import OptimizerConfig
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
+from cluster.shards.views.spec import ViewsConfig
 from students.cohorts.dml import DMLCohort
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
@@ -47,6 +48,7 @@ CHANGES: dict[str, object] = {
     "model_source": "0" * 64,
     "dataset": "c" * 16,
     "held_out": "c" * 16,
+    "views": ViewsConfig(mixup=0.4),
     "targets": None,
     "stored_taps": (LABELS,),
     "live_teachers": (LIVE,),
@@ -75,6 +77,8 @@ FINER: list[dict[str, object]] = [
         )
     },
     {"order": OrderConfig(window_rows=100)},
+    {"views": ViewsConfig(mixup=0.4, seed=1)},
+    {"views": ViewsConfig(mixup=0.4, count=2)},
     {"membership": Membership(cohort=TASK, number=1)},
     {"membership": Membership(cohort=TASK.model_copy(update={"seed": 1}), number=0)},
     {"live_teachers": (LIVE.model_copy(update={"identity": "b" * 16}),)},

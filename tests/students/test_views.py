@@ -19,11 +19,13 @@ from students.loop import train
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.fitnet import FitNetTerm
 from students.objectives.kl import KLTerm
-from students.objectives.objective import Batch
+from students.objectives.objective import Batch, Objective
 from students.objectives.term import TermInputs
+from students.spec import OrderConfig
 from students.task import Execution, TrainedRecord, TrainingTask
 from tests.fixtures.crashing_store import Killed
 from tests.fixtures.seen import BATCH, ROWS, SHARD_ROWS, Seen, checksums
+from tests.fixtures.tiny import targets
 from tests.students.test_taps import DiesAtOnce
 
 CPU = torch.device("cpu")
@@ -130,6 +132,28 @@ def test_a_training_that_was_killed_ends_bit_for_bit_like_one_that_was_not(
     assert (found.weights_digest, found.points) == (expected.weights_digest, expected.points)
 
 
+@pytest.mark.parametrize("count", [1, 3, None])
+def test_labels_that_wait_in_their_shards_keep_no_file_open_of_a_view_that_is_past(
+    seen: Seen, count: int | None
+) -> None:
+    config, epochs = views(**AUGMENTED, count=count), 6
+    for view in config.within(epochs):
+        seen.label(seen.record.seen(view))
+    order = OrderConfig(lanes=4, window_rows=10**9)
+    task = seen.task(views=config, targets=targets(seen.record), order=order, epochs=epochs)
+    data = TrainingData(seen.store, task, Execution(), rank=0, world_size=1)
+    num_open = list[int]()
+    for batch in data.batches(first_step=0, device=CPU):
+        open_files = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        of_labels = [Path(file).parts for file in open_files if file.startswith(f"{seen.store.uri}/labels/")]
+        num_open.append(len({parts[-3] for parts in of_labels}))
+        assert batch.target_logits_NC is not None
+        expected = log_softmax(checksums(batch.inputs.numpy()).astype(np.float64), axis=1)
+        assert np.abs(batch.target_logits_NC.numpy() - expected).max() < 1e-4
+    # Of one view the last rows are copied while the next one is read, and the one after it is read ahead.
+    assert 0 < max(num_open) <= 3
+
+
 def test_without_teachers_every_epoch_may_see_a_view_of_its_own(seen: Seen) -> None:
     batches = read(seen, seen.task(views=views(**AUGMENTED), objective=(CrossEntropyTerm(),)))
     assert len(set(pictures(batches))) == 3 * ROWS
@@ -156,12 +180,21 @@ def test_modules_of_teachers_have_seen_the_same_pictures(seen: Seen, kind: str) 
         assert np.array_equal(output.numpy(), checksums(batch.inputs.numpy()))
 
 
-def test_rows_are_taken_to_be_labelled_where_both_of_a_blend_are(seen: Seen) -> None:
-    shares = []
-    for options in (AUGMENTED, {"mixup": 1.0}):
-        task = seen.task(views=views(**options), objective=(CrossEntropyTerm(),))
-        shares.append(TrainingData(seen.store, task, Execution(), rank=0, world_size=1).labelled_share)
-    assert shares == pytest.approx([40 / ROWS, (40 / ROWS) ** 2])
+@pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_an_epoch_divides_by_the_rows_that_have_a_label_in_its_own_view(seen: Seen, mixing: dict[str, Any]) -> None:
+    task = seen.task(views=views(**mixing, plain_first=True), objective=(CrossEntropyTerm(),), epochs=2)
+    data = TrainingData(seen.store, task, Execution(), rank=0, world_size=1)
+    objective = Objective(task.objective, labelled_share=data.labelled_share)
+    losses = np.zeros(2)
+    for step, batch in enumerate(data.batches(first_step=0, device=CPU)):
+        losses[step // STEPS] += float(objective(torch.zeros(len(batch), 3), batch, global_rows=ROWS))
+
+    # A student that knows nothing loses log 3 on each row with a label; of blended rows, both must have one.
+    config, partners = views(**mixing).view(1), 0
+    for at in range(0, ROWS, SHARD_ROWS):
+        shard = look({name: array[at : at + SHARD_ROWS] for name, array in seen.arrays.items()}, config)
+        partners += int(((shard["label"] != NO_LABEL) & (shard[".partner_label"] != NO_LABEL)).sum())
+    assert losses == pytest.approx([np.log(3), np.log(3) * partners / (ROWS * (40 / ROWS) ** 2)])
 
 
 def test_cross_entropy_of_a_blend_is_that_of_its_two_labels_by_their_shares() -> None:

@@ -7,11 +7,12 @@ import statistics
 import pytest
 from rich.console import Console
 
-from orchestrator.report.record import OwnResult, Report
+from orchestrator.report.page import render_page
+from orchestrator.report.record import OwnResult, Report, ViewsSummary
 from orchestrator.report.table import print_report
 from orchestrator.report.verdict import verdict
 from tests.orchestrator.report.hostile import ALL
-from tests.orchestrator.report.records import WARNING, make_report, with_text_in_every_string
+from tests.orchestrator.report.records import SEEDS, WARNING, make_report, with_text_in_every_string
 
 
 def printed(report: Report, width: int = 80) -> str:
@@ -83,6 +84,24 @@ def test_the_ensemble_without_each_teacher_stands_in_one_line() -> None:
 
 def test_a_run_from_the_cache_says_that_no_teacher_worked() -> None:
     assert "no row went through a teacher" in printed(make_report(teacher_rows_computed=0))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ((), "when it was trained on plain rows."),
+        (SEEDS, "when it was trained in views too."),
+        ((1,), "when it was trained in views too with seed(s) 1, and on plain rows with others."),
+    ],
+)
+def test_the_terminal_and_the_page_say_what_was_seen_and_which_lone_student_was_the_best(
+    seeds: tuple[int, ...], said: str
+) -> None:
+    report = make_report(views=ViewsSummary(number=10, changes=("crop", "mixup"), lone_in_views=seeds))
+    expected = "Training rows were seen in 10 view(s): crop, mixup. The lone student did best on the held-out rows "
+    assert expected + said in " ".join(printed(report).split())
+    assert f"<p>{expected}{said}</p>" in render_page(report)
+    assert "view" not in printed(make_report())
 
 
 def test_verdict_and_warnings_are_printed_whole() -> None:
