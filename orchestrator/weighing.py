@@ -70,7 +70,8 @@ def _fused_for_nobody(fusion: FusionConfig) -> Iterator[str]:
             f"fusion.weighting is `{method}`, and no term reads the teachers as one; expected a term that does, such "
             "as `kl`, or the weighting `static`"
         )
-    for field in ("combine", "weights", "select", "when"):
+    # A table is what the report calls the ensemble, the only one that specialists have, whatever terms read of them.
+    for field in ("weights", "select", "when") if fusion.has_tables else ("combine", "weights", "select", "when"):
         if getattr(fusion, field) != getattr(FusionConfig(), field):
             yield (
                 f"fusion.{field} says how teachers are fused, and no term reads them as one; expected a term that "

@@ -35,6 +35,7 @@ from orchestrator.upkeep import Teachers, rerun
 from teachers.weights import ClassMapError, ForeignWeightsError
 from tests.fixtures import small_jobs
 from tests.fixtures.jobs import (
+    TEACHERS,
     carry_out,
     finished_job,
     job_spec,
@@ -168,6 +169,7 @@ OWN = (
     "teachers.fitted.classes=[cross, bar]",
     "fusion.combine=stacking",
 )
+INPUTS = (*(f"teachers.{name}.inputs.column=image" for name in TEACHERS), "student.inputs.column=image")
 
 
 def test_a_specialist_is_fitted_on_rows_of_its_classes_and_watched_on_held_out_rows_of_them(tmp_path: Path) -> None:
@@ -227,20 +229,14 @@ def test_written_targets_are_those_that_training_reads(tmp_path: Path) -> None:
     context.log.close("done")
 
 
-def test_rows_are_routed_to_the_specialists_of_their_classes(tmp_path: Path) -> None:
-    write_sources(tmp_path)
-    for part in ("train", "test"):
-        with np.load(tmp_path / f"{part}.npz") as arrays:
-            np.savez(tmp_path / f"{part}.npz", **arrays, ringed=(arrays["label"] == 1).astype(np.uint8))
-    routing = "{method: routing, column: ringed, routes: {fitted: [0], given: [1], graph: [1]}}"
-    inputs = [f"teachers.{name}.inputs.column=image" for name in ("fitted", "given", "graph")]
+def test_rows_are_routed_to_the_specialists_of_their_classes(domains: Path, tmp_path: Path) -> None:
     job = resolve(
         job_spec(
-            tmp_path,
+            domains,
             *OWN[:2],
-            *inputs,
-            "student.inputs.column=image",
-            f"fusion={{combine: mean_probability, weighting: {routing}}}",
+            *INPUTS,
+            "fusion.weighting={method: routing, column: domain, routes: {fitted: [0], given: [1], graph: [1]}}",
+            f"store={tmp_path}",
         )
     )
     context = new_context(job, open_store(job.spec.store))
@@ -282,28 +278,32 @@ def test_classes_that_a_file_of_weights_carries_make_a_specialist_too(own_files:
         ((*OWN[:2], "fusion.combine=mean_logit"), "one of mean_probability, mean_logit with `weighting"),
         ((*OWN[:2], "fusion.select=greedy"), "what it says of rows of others is noise"),
         ((*OWN[:2], "fusion.weighting={method: entropy}"), "what it says of rows of others is noise"),
-        (
-            (*OWN[:2], "fusion.weighting={method: routing, column: domain, routes: {given: [0]}}"),
-            "teacher fitted knows 2 classes and has no route",
-        ),
-        (
-            (*OWN[:2], "fusion.weighting={method: routing, column: domain, routes: {fitted: [0, 1], given: [1]}}"),
-            "rows of 1 go to fitted and to given, which know other classes",
-        ),
-        (
-            (
-                *OWN[:2],
-                "fusion.weighting={method: routing, column: domain, routes: {fitted: [0], given: [1]}}",
-                "objective=[{term: reverse_kl}]",
-            ),
-            "the term `reverse_kl` needs a probability of every class",
-        ),
         ((*OWN, "objective=[{term: kl, of: fitted}]"), "the term `kl` is of fitted, which knows 2 classes"),
     ],
 )
 def test_what_has_no_meaning_with_specialists_is_refused(files: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UnlikeSpecialistsError, match=re.escape(message)):
         resolve(job_spec(files, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("routes", "more", "message"),
+    [
+        ("{given: [0]}", (), "teacher fitted knows 2 classes and has no route"),
+        ("{fitted: [0, 1], given: [1]}", (), "rows of 1 go to fitted and to given, which know other classes"),
+        (
+            "{fitted: [0], given: [1]}",
+            ("objective=[{term: reverse_kl}]",),
+            "the term `reverse_kl` needs a probability of every class",
+        ),
+    ],
+)
+def test_routes_on_which_specialists_would_be_mixed_with_others_are_refused(
+    domains: Path, routes: str, more: tuple[str, ...], message: str
+) -> None:
+    routing = f"fusion.weighting={{method: routing, column: domain, routes: {routes}}}"
+    with pytest.raises(UnlikeSpecialistsError, match=re.escape(message)):
+        resolve(job_spec(domains, *OWN[:2], *INPUTS, routing, *more))
 
 
 def test_a_class_that_no_teacher_knows_has_to_be_taught_by_labels(files: Path) -> None:
@@ -365,6 +365,17 @@ def test_a_specialist_of_whose_classes_no_row_is_labelled_cannot_be_fitted(tmp_p
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     write_sources(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows, each with a domain: 1 for a ring, 0 for others."""
+    folder = tmp_path_factory.mktemp("domains")
+    write_sources(folder)
+    for part in ("train", "test"):
+        with np.load(folder / f"{part}.npz") as arrays:
+            np.savez(folder / f"{part}.npz", **arrays, domain=(arrays["label"] == 1).astype(np.uint8))
     return folder
 
 
