@@ -214,16 +214,15 @@ def _by_specialists(**changes: Any) -> Changes:
         | {"name": name, "model": f"examples.models:{model}", "arguments": {"classes": len(known)}, "classes": known}
         for name, (model, known) in KNOWN.items()
     ]
-    return {"teachers": teachers} | changes
+    return {"teachers": teachers, "fusion.combine": "stacking"} | changes
 
 
 RESTRICTED = [{"term": "restricted_kl", "of": name} for name in KNOWN]
-STACKED: Changes = {"fusion.combine": "stacking"}
 SPECIALISTS: dict[str, Changes] = {
-    "stacked specialists": _by_specialists(**STACKED),
+    "stacked specialists": _by_specialists(),
     "restricted_kl": _by_specialists(**_alone(*RESTRICTED)),
     "restricted_kl, trust: all": _by_specialists(**_alone(*(term | {"trust": "all"} for term in RESTRICTED))),
-    "restricted_kl + kl": _by_specialists(**STACKED, **_beside_kl(*RESTRICTED)),
+    "restricted_kl + kl": _by_specialists(**_beside_kl(*RESTRICTED)),
 }
 
 
