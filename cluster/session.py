@@ -25,13 +25,18 @@ _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
 class ClusterUnreachableError(EnvironmentFailure):
-    """No Ray cluster answers at the address, or none could be started here."""
+    """No Ray cluster answers at the address, or none could be started here (`address` None)."""
 
-    def __init__(self, address: str, reason: str) -> None:
+    def __init__(self, address: str | None, reason: str) -> None:
         super().__init__(address, reason)
         self.address, self.reason = address, reason
 
     def __str__(self) -> str:
+        if self.address is None:
+            return (
+                f"Ray did not start on this machine: {self.reason}. Look at what else takes its cores, memory and room "
+                "in /tmp, then give the same command again: it continues."
+            )
         return (
             f"Ray at {self.address}: {self.reason}. Check cluster.address and RAY_AUTH_TOKEN, or leave the address out "
             "to start a cluster on this machine."
@@ -74,8 +79,8 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Cap
         try:
             with _ray_noise_in(f"{logs}/ray.log"):
                 _connect(address, cpus)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise ClusterUnreachableError(address or "this machine", f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # Ray raises the bare class when a node does not start in time
+            raise ClusterUnreachableError(address, f"{type(error).__name__}: {error}") from error
         try:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield Capacity.of_nodes([Capacity(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes])

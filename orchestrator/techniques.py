@@ -111,7 +111,9 @@ def _page(found: Sequence[Technique]) -> Iterator[str]:
     yield "# Techniques"
     yield ""
     yield "Terms of an `objective`, each with a `weight`; weightings of several teachers, one for `fusion.weighting`;"
-    yield "and methods by which a `cohort` of students learns. This page is printed by `coffey techniques --markdown`."
+    yield "and methods by which a [`cohort`](online.md) of students learns. Ways to combine teachers, and specialists,"
+    yield "are in [ensembles](ensembles.md); what is no part of an objective in [generations](generations.md) and"
+    yield "[views](views.md). This page is printed by `coffey techniques --markdown`."
     for kind, column in (("term", "term"), ("weighting", "method"), ("cohort", "method")):
         yield from ("", f"| {column} | family | what it does |", "|---|---|---|")
         yield from (f"| [`{it.name}`](#{it.name}) | {it.family} | {it.summary} |" for it in found if it.kind == kind)

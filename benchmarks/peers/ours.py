@@ -23,8 +23,6 @@ class Ours:
     wall_s: float
     """From the command to its end: with the imports, Ray's start and end, labelling, training, the report."""
     accuracy: float
-    steps_s: dict[str, float]
-    """Of the steps that were computed."""
 
 
 def run(work: Work, store: Path, seed: int) -> Ours:
@@ -37,8 +35,7 @@ def run(work: Work, store: Path, seed: int) -> Ours:
     wall_s = time.perf_counter() - started_s
     report: dict[str, Any] = json.loads(found)["report"]
     students = [model["accuracy"] for model in report["models"] if model["role"] == "student"]
-    steps_s = {step["name"]: step["seconds"] for step in report["steps"] if step["outcome"] == "computed"}
-    return Ours(wall_s, fmean(students), steps_s)
+    return Ours(wall_s, fmean(students))
 
 
 def ray_start_s() -> float:

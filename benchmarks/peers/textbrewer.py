@@ -1,7 +1,6 @@
 """TextBrewer 0.2: its distiller for several teachers, which run on every batch or whose logits it keeps in memory.
 
-Batches are picked from the tensors at once, which is faster than to collate row by row. Logits that are kept belong to
-whole batches: these are shuffled from epoch to epoch, and not their rows.
+Logits that are kept belong to whole batches: these are shuffled from epoch to epoch, and not their rows.
 """
 
 import tempfile
@@ -10,7 +9,7 @@ import torch
 from textbrewer import DistillationConfig, MultiTeacherDistiller, TrainingConfig
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.peers.work import KL_WEIGHT, LABELS_WEIGHT, Work
 
@@ -40,7 +39,6 @@ def cached(work: Work, seed: int) -> nn.Module:
 
 def _train(work: Work, seed: int, *, is_caching: bool) -> nn.Module:
     student, rows = OfBatch(work.student(seed)), TensorDataset(work.train.images, work.train.labels_N)
-    batches = BatchSampler(RandomSampler(rows), work.size.batch_size, drop_last=False)
     weights = {"kd_loss_weight": KL_WEIGHT, "hard_label_weight": LABELS_WEIGHT}
     with tempfile.TemporaryDirectory() as folder:
         distiller = MultiTeacherDistiller(
@@ -57,7 +55,7 @@ def _train(work: Work, seed: int, *, is_caching: bool) -> nn.Module:
         with distiller:
             distiller.train(
                 work.optimizer(student),
-                DataLoader(rows, sampler=batches, batch_size=None),
+                DataLoader(rows, batch_size=work.size.batch_size, shuffle=True),
                 num_epochs=work.size.epochs,
                 scheduler_class=torch.optim.lr_scheduler.CosineAnnealingLR,
                 scheduler_args={"T_max": work.num_steps},

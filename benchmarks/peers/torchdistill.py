@@ -3,9 +3,12 @@
 import torch
 from torch import nn
 from torch.utils.data import RandomSampler, TensorDataset
-from torchdistill.core.distillation import get_distillation_box
 
+from benchmarks.peers.vision import import_torchvision
 from benchmarks.peers.work import LABELS_WEIGHT, Work
+
+import_torchvision()
+from torchdistill.core.distillation import get_distillation_box  # noqa: E402
 
 
 class Mean(nn.Module):

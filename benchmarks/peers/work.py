@@ -5,7 +5,8 @@ with a cosine to zero, step by step.
 """
 
 import functools
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +15,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cluster.config import Config
 from examples.models import DeepCNN, PatchCNN, SmallCNN, WideCNN
-from orchestrator.load import load_spec
-from orchestrator.sources.read import read_source
 
 KL_WEIGHT, LABELS_WEIGHT = 0.9, 0.1
 TEACHERS = {"wide": WideCNN, "deep": DeepCNN, "patch": PatchCNN}
 
 
-class Size(Config):
+@dataclass(frozen=True)
+class Size:
     """How much work it is."""
 
     rows: int
-    held_out: int = 256
-    """Rows that Coffey keeps for choices; nobody trains on them."""
     channels: int
     """Width of the teachers."""
     epochs: int
+    held_out: int = 256
+    """Rows that Coffey keeps for choices; nobody trains on them."""
     batch_size: int = 256
     lr: float = 0.004
 
@@ -53,24 +52,27 @@ class Work:
     @classmethod
     def open(cls, folder: Path) -> "Work":
         """Return the work that was prepared in `folder`."""
-        return cls(folder, Size.model_validate_json((folder / "size.json").read_text()))
+        return cls(folder, Size(**json.loads((folder / "size.json").read_text())))
 
     def prepare(self, teacher_epochs: int) -> None:
         """Write rows and teachers. Nobody's time."""
+        from orchestrator.load import load_spec  # peers are not to wait for what they do not need
+        from orchestrator.sources.read import read_source
+
         source = read_source(load_spec(Path("examples/fashion.yaml")).data)
         for split, rows, count in (("train", source.train, self.size.rows), ("test", source.test, None)):
             image, label = rows.columns["image"][:count], rows.labels_N[:count].astype(np.int32)
             np.savez(self.folder / f"{split}.npz", image=image, label=label)
-        (self.folder / "size.json").write_text(self.size.model_dump_json())
+        (self.folder / "size.json").write_text(json.dumps(asdict(self.size)))
         for name, factory in TEACHERS.items():
             torch.manual_seed(0)
             model = factory(channels=self.size.channels)
             _fit(model, self.train, teacher_epochs)
             safetensors.torch.save_file(model.state_dict(), self.weights(name))
 
-    def weights(self, teacher: str) -> Path:
-        """Return where the weights of a teacher lie."""
-        return self.folder / f"{teacher}.safetensors"
+    def weights(self, model: str) -> Path:
+        """Return where the weights of a teacher, or of the student, lie."""
+        return self.folder / f"{model}.safetensors"
 
     @functools.cached_property
     def train(self) -> Rows:
@@ -101,10 +103,15 @@ class Work:
         """Return what updates it."""
         return torch.optim.AdamW(student.parameters(), lr=self.size.lr, weight_decay=0.0)
 
+    def hand_in(self, student: nn.Module) -> None:
+        """Write a trained student."""
+        safetensors.torch.save_file(student.state_dict(), self.weights("student"))
+
     @torch.inference_mode()
-    def accuracy(self, student: nn.Module) -> float:
-        """Return the share of the test rows of which the student knows the class."""
-        rows = self._read("test")
+    def accuracy(self) -> float:
+        """Return the share of the test rows of which the student that was handed in last knows the class."""
+        student, rows = self.student(0), self._read("test")
+        student.load_state_dict(safetensors.torch.load_file(self.weights("student")))
         found = torch.cat([student.eval()(images).argmax(dim=1) for images in rows.images.split(1024)])
         return (found == rows.labels_N).float().mean().item()
 

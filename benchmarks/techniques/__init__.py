@@ -1,1 +1,1 @@
-"""Every technique on the same data, with the same teachers, student, steps and seeds."""
+"""Every technique on the same data, as far as it allows with the same teachers, student, steps and seeds."""

@@ -1,4 +1,6 @@
-"""Every technique on Fashion-MNIST with 5,000 labels: the same teachers, student, steps and seeds, in one table.
+"""Every technique on Fashion-MNIST with 5,000 labels, in one table: the same student, steps and seeds, and teachers.
+
+Where a technique is what cannot be the same (three trainings, several members, other teachers), `catalogue.py` says so.
 
 Each technique is one `coffey run` of `examples/fashion.yaml` with a few keys changed (`catalogue.py`), in one store:
 teachers are fitted and asked once, and what was trained before is found again. Every result is a line of `--out`, bad

@@ -4,6 +4,12 @@ Terms stand in two settings. `alone`: with the labels' cross-entropy, as papers 
 objective, 0.9 KL and 0.1 cross-entropy. Terms on the student's distribution take the place of KL in it; `dkd` counts on
 the labelled rows alone, so it stands beside KL too.
 Weights are those of the papers where they fit maps of this size; where two were tried, both are here.
+
+All students take the same steps, but what stands around them differs: `generations` trains three students one after the
+other, and a cohort all its members. Specialists have teachers of their own, of which none knows every class. In views
+teachers label each row once for every view, and the lone student is the better of one on plain rows and one in views.
+`routing` is missing: it needs a column that tells who knows a row, and these data have none. `static` is what plain KL
+has.
 """
 
 from dataclasses import dataclass
@@ -189,8 +195,49 @@ ONLINE: dict[str, Changes] = {
         for variant in ("naive", "linear", "min_logit", "general")
     },
     "one": _together(method="one", shared=["0", "2"], weight=_rising(1, 0.2)),
+    "codistillation": _together(method="codistillation", members=2),
     "dml + kl": {"cohort": {"method": "dml", "members": 2}},
     "kdcl, general + kl": {"cohort": {"method": "kdcl", "variant": "general", "members": 3}},
+}
+
+KNOWN = {
+    "tops": ("WideCNN", ["T-shirt/top", "Pullover", "Dress", "Coat", "Shirt"]),
+    "shoes": ("DeepCNN", ["Sandal", "Sneaker", "Ankle boot"]),
+    "others": ("PatchCNN", ["Trouser", "Bag"]),
+}
+"""Models of the specialists, and what each knows; no class twice."""
+
+
+def _by_specialists(**changes: Any) -> Changes:
+    teachers = [
+        WIDE
+        | {"name": name, "model": f"examples.models:{model}", "arguments": {"classes": len(known)}, "classes": known}
+        for name, (model, known) in KNOWN.items()
+    ]
+    return {"teachers": teachers, "fusion.combine": "stacking"} | changes
+
+
+RESTRICTED = [{"term": "restricted_kl", "of": name} for name in KNOWN]
+SPECIALISTS: dict[str, Changes] = {
+    "stacked specialists": _by_specialists(),
+    "restricted_kl": _by_specialists(**_alone(*RESTRICTED)),
+    "restricted_kl, trust: all": _by_specialists(**_alone(*(term | {"trust": "all"} for term in RESTRICTED))),
+    "restricted_kl + kl": _by_specialists(**_beside_kl(*RESTRICTED)),
+}
+
+
+def _seen(**views: Any) -> Changes:
+    return {"data.views": views, "teachers.wide.taps": {}}
+
+
+CROP = {"augment": [{"kind": "crop", "padding": 2}]}
+VIEWS: dict[str, Changes] = {
+    "crop": _seen(**CROP),
+    "crop, plain first": _seen(plain_first=True, **CROP),
+    "mild zoom and noise": _seen(augment=[{"kind": "zoom", "least": 0.9}, {"kind": "noise", "std": 8}]),
+    "mixup": _seen(mixup=0.2),
+    "cutmix": _seen(cutmix=1.0),
+    "crop and mixup": _seen(mixup=0.2, **CROP),
 }
 
 TECHNIQUES: dict[str, Technique] = {
@@ -204,6 +251,8 @@ TECHNIQUES: dict[str, Technique] = {
         "schedule": SCHEDULES,
         "self": SELF,
         "online": ONLINE,
+        "specialists": SPECIALISTS,
+        "views": VIEWS,
         "sparse labels of one teacher": ONE,
         "feature, beside kl": {f"{name} + kl": _beside_kl(term) for name, term in FEATURES.items()},
         "relation, beside kl": {f"{name} + kl": _beside_kl(*terms) for name, terms in RELATIONS.items()},
