@@ -58,11 +58,11 @@ def test_members_on_workers_of_their_own_end_as_members_that_take_turns_in_one_p
 
 
 def test_members_without_room_for_each_take_turns_and_a_repeated_run_computes_nothing(spec: JobSpec) -> None:
-    listener, crowded = Listener(), changed(spec, train__workers=2, train__cpus_per_worker=1.0)
+    listener, crowded = Listener(), changed(spec, train__workers=2, train__cpus_per_worker=2.5)
 
     result = run(crowded, listener)
 
-    assert any("members of the cohort train in turns: together they need 4 CPU" in text for text in listener.messages)
+    assert any("members of the cohort train in turns: together they need 10 CPU" in text for text in listener.messages)
     assert_reported(crowded, result)
     assert set(outcomes(run(crowded)).values()) == {"reused"}
 
