@@ -163,8 +163,14 @@ def _cohort(task: TrainingTask, record: TrainedRecord) -> CohortResult:
     )
     is_fused = record.exported == FUSED
     because = "all as one: the mean of their probabilities" if is_fused else "best on the held-out rows"
+    others = {peer.name for peer in task.peers if peer.model != task.model}
     return CohortResult(
-        seed=task.seed, method=task.cohort.method, members=members, exported=record.exported, because=because
+        seed=task.seed,
+        method=task.cohort.method,
+        members=members,
+        exported=record.exported,
+        because=because,
+        is_other_model=is_fused or record.exported in others,
     )
 
 

@@ -110,6 +110,8 @@ class CohortResult(Config):
     exported: str
     """The name of a member, or `fused` for all as one."""
     because: str
+    is_other_model: bool = False
+    """Whether that is not the model of the spec's student, which the lone one has."""
 
 
 class Agreement(Config):

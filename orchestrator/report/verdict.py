@@ -38,7 +38,10 @@ def _accuracies(report: Report) -> str:
     ]
     subjects[0] += f" (mean of {seeds} seeds)" if seeds > 1 else " (one seed)"
     if summary.baseline_accuracy is not None:
-        subjects.append(f"the same student trained {_alone(summary)} on {percent(summary.baseline_accuracy)}")
+        lone = "the same student"
+        if any(cohort.is_other_model for cohort in report.cohorts):
+            lone = "the student as the job names it, which is another model,"
+        subjects.append(f"{lone} trained {_alone(summary)} on {percent(summary.baseline_accuracy)}")
     if summary.ensemble_accuracy is not None:
         subjects.append(f"the ensemble on {percent(summary.ensemble_accuracy)}")
     return _listed(subjects)

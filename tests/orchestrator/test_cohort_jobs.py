@@ -135,6 +135,7 @@ def test_the_report_tells_of_every_member_and_why_one_is_exported(
         assert [member.name for member in cohort.members] == ["student", "twin", "wider"]
         best = max(cohort.members, key=lambda member: (member.accuracy, -member.nll))
         assert (cohort.exported, cohort.because) == (best.name, "best on the held-out rows")
+        assert cohort.is_other_model is (best.name == "wider")
         assert [member.nll for member in cohort.members] == [member.points[-1].nll for member in record.members]
     of_members = [curve for curve in report.curves if curve.role == "member"]
     assert [(curve.model, curve.seed) for curve in of_members] == [
@@ -180,5 +181,6 @@ def test_all_as_one_are_exported_as_one_file_of_each_format(fused: tuple[Job, Ru
     report, _ = publish_report(context, command="coffey run job.yaml", wall_s=1.0)
     (cohort,) = report.cohorts
     assert (cohort.exported, cohort.because) == ("fused", "all as one: the mean of their probabilities")
+    assert cohort.is_other_model
     (student,) = [model for model in report.models if model.role == "student"]
     assert student.parameters == (16 + 1) * 2 + 3 * (2 + 1) * 3

@@ -45,6 +45,7 @@ def small(path: Path, folder: Path, ray_head: RayHead) -> JobSpec:
         "train.epochs": EPOCHS,
         "train.seeds": [0],
         "train.workers": 1,
+        "export": ["safetensors"],
         "baseline": {"epochs": [EPOCHS], "batch_size": 64},
         "cluster.address": ray_head.address,
     }

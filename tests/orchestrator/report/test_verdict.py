@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.report.record import Contribution, Report, Summary
+from orchestrator.report.record import CohortResult, Contribution, Report, Summary
 from orchestrator.report.verdict import verdict
 from tests.orchestrator.report.records import make_report
 
@@ -26,6 +26,16 @@ def test_the_verdict_names_student_baseline_ensemble_gap_size_and_speed() -> Non
         "those two, has 38 times fewer parameters than the 2 teachers in use together and answers 30 times faster than "
         "the ensemble."
     )
+
+
+@pytest.mark.parametrize("is_other_model", [True, False])
+def test_a_lone_student_is_called_the_same_only_if_it_is_of_the_model_that_is_exported(is_other_model: bool) -> None:
+    cohort = CohortResult(
+        seed=0, method="dml", members=(), exported="conv", because="best", is_other_model=is_other_model
+    )
+    text = verdict(report_with().model_copy(update={"cohorts": (cohort,)}))
+    assert ("the same student trained" in text) is not is_other_model
+    assert ("which is another model, trained" in text) is is_other_model
 
 
 @pytest.mark.parametrize(
