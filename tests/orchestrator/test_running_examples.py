@@ -46,7 +46,7 @@ def small(path: Path, folder: Path, ray_head: RayHead) -> JobSpec:
         "train.seeds": [0],
         "train.workers": 1,
         "export": ["safetensors"],
-        "baseline": {"epochs": [EPOCHS], "batch_size": 64},
+        "baseline": None,
         "cluster.address": ray_head.address,
     }
     changes |= {f"teachers.{teacher.name}.fit.epochs": 1 for teacher in spec.teachers if teacher.fit}
