@@ -39,7 +39,8 @@ class Technique(Config):
 
 def techniques() -> tuple[Technique, ...]:
     """Return all of them: cohorts, terms by family and name, then weightings."""
-    found = [*map(_cohort, COHORTS), *map(_term, TERMS), *map(_weighting, WEIGHTINGS)]
+    found = [_method(cohort) for cohort in COHORTS]
+    found += [_term(term) for term in TERMS] + [_method(weighting) for weighting in WEIGHTINGS]
     return tuple(sorted(found, key=lambda it: (it.kind, it.family, it.name)))
 
 
@@ -61,28 +62,16 @@ def _term(term: type[Term]) -> Technique:
     )
 
 
-def _weighting(weighting: type[Weighting]) -> Technique:
+def _method(method: type[Weighting] | type[CohortMethod]) -> Technique:
+    is_weighting = issubclass(method, Weighting)
     return Technique(
-        kind="weighting",
-        name=weighting.model_fields["method"].default,
-        family="multi-teacher",
-        summary=_summary(weighting),
-        source=_source(weighting),
-        reads=tuple(sorted(weighting.reads)),
-        needs_whole_batches=weighting.needs_whole_batches,
-        options=_options(weighting, hidden={"method"}),
-    )
-
-
-def _cohort(method: type[CohortMethod]) -> Technique:
-    return Technique(
-        kind="cohort",
+        kind="weighting" if is_weighting else "cohort",
         name=method.model_fields["method"].default,
-        family="online",
+        family="multi-teacher" if is_weighting else "online",
         summary=_summary(method),
         source=_source(method),
         reads=tuple(sorted(method.reads)),
-        needs_whole_batches=False,
+        needs_whole_batches=issubclass(method, Weighting) and method.needs_whole_batches,
         options=_options(method, hidden={"method"}),
     )
 

@@ -82,12 +82,8 @@ class ClassMapError(TeacherError):
     def _difference(self) -> str:
         if len(self.found) == len(self.expected):
             pairs = enumerate(zip(self.found, self.expected, strict=True))
-            others = [
-                f"class {place} is {found!r} for the teacher and {expected!r} in the data"
-                for place, (found, expected) in pairs
-                if found != expected
-            ]
-            return "; ".join(others[:1])
+            place = next((place for place, (found, expected) in pairs if found != expected), 0)
+            return f"class {place} is {self.found[place]!r} for the teacher and {self.expected[place]!r} in the data"
         if unknown := [name for name in self.found if name not in self.expected]:
             near = difflib.get_close_matches(unknown[0], self.expected, n=1)
             return f"the data has no class {unknown[0]!r}" + (f", the nearest is {near[0]!r}" if near else "")
