@@ -30,7 +30,6 @@ from orchestrator.scoring import score_job
 from orchestrator.sources.errors import NoOwnRowsError
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.specialists import UnlikeSpecialistsError
-from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.fuse import write_fused
 from orchestrator.steps.ingest import ingest
 from orchestrator.upkeep import Teachers, rerun
@@ -44,9 +43,8 @@ from tests.fixtures.jobs import (
     carry_out,
     finished_job,
     job_spec,
-    label,
     new_context,
-    train_alone,
+    taught,
     trained_weights,
     write_sources,
 )
@@ -216,13 +214,7 @@ def test_identities_are_of_the_classes_and_other_teachers_keep_theirs(files: Pat
 def test_written_targets_are_those_that_training_reads(tmp_path: Path) -> None:
     write_sources(tmp_path)
     job = resolve(job_spec(tmp_path, *OWN, "fusion.when=write", "baseline=null"))
-    context = new_context(job, open_store(job.spec.store))
-    ingest(context)
-    for teacher in job.teachers:
-        if teacher.fit is not None:
-            train_alone(context.store, teacher.fit)
-        label(context, teacher)
-    calibrate_teachers(context)
+    context = taught(job)
     assert job.fused is not None
     assert job.fused.num_classes == 3
 

@@ -19,13 +19,11 @@ from orchestrator.plan import make_plan
 from orchestrator.resolve import Job, resolve
 from orchestrator.scoring import score_job
 from orchestrator.specfile.errors import SpecInvalidError
-from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.fuse import write_fused
-from orchestrator.steps.ingest import ingest
 from students.batches import TrainingData
 from students.task import Execution
 from students.weightings.column import WeightingColumnError
-from tests.fixtures.jobs import TEACHERS, job_spec, label, new_context, train_alone, write_sources
+from tests.fixtures.jobs import TEACHERS, job_spec, taught, train_alone, write_sources
 
 PLAIN = (
     "teachers.fitted.inputs={column: image}",
@@ -54,13 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labelled_job(files: Path, *overrides: str) -> tuple[Job, ObjectStore]:
     """Return a job whose teachers have labelled and are calibrated."""
     job = resolve(job_spec(files, *PLAIN, *overrides))
-    context = new_context(job, open_store(job.spec.store))
-    ingest(context)
-    for teacher in job.teachers:
-        if teacher.fit is not None:
-            train_alone(context.store, teacher.fit)
-        label(context, teacher)
-    calibrate_teachers(context)
+    context = taught(job)
     context.log.close("done")
     return job, context.store
 
