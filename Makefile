@@ -11,8 +11,9 @@ PEERS := .venv-peers
 demo: $(STAMP)
 	$(BIN)/coffey demo
 
+# Two processes: the tests with Ray share one cluster in the one, and all others run beside them.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 faults: $(STAMP)
 	PYTHONPATH=. $(BIN)/python benchmarks/faults.py

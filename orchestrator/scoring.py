@@ -11,6 +11,7 @@ import torch
 
 from cluster.shards.calibration import Calibration, calibration_of
 from cluster.shards.classes import known_classes
+from cluster.shards.codecs.codec import LOWEST
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
@@ -132,9 +133,14 @@ def _score_ensemble(
         "ensemble",
         None,
         sum((teacher.measured for teacher in used[1:]), used[0].measured),
-        belief_on_test_rows(job.spec.fusion, voices, ensemble, test),
-        held_out_belief(job.spec.fusion, voices, ensemble, held_out),
+        _nothing_said(belief_on_test_rows(job.spec.fusion, voices, ensemble, test)),
+        _nothing_said(held_out_belief(job.spec.fusion, voices, ensemble, held_out)),
     )
+
+
+def _nothing_said(fused_NC: np.ndarray) -> np.ndarray:
+    """Return minus infinity for the classes of which none of the teachers that were asked about a row knows."""
+    return np.where(fused_NC <= LOWEST, -np.inf, fused_NC)
 
 
 def _score_trained(
@@ -194,16 +200,18 @@ def _calibration(model: _Scored, calibration: Calibration, labels_N: np.ndarray)
 
 
 def _own(model: _Scored, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and labels of the rows whose class the model knows: all of them, but for a specialist."""
+    """Return logits and labels of the rows whose class the model knows: all, but for specialists and those who ask
+    them."""
     own_N = knows(model.test_NC, labels_N)
     return model.test_NC[own_N], labels_N[own_N]
 
 
 def _own_result(model: _Scored, labels_N: np.ndarray) -> OwnResult | None:
-    known, (own_NC, own_labels_N) = known_classes(model.test_NC), _own(model, labels_N)
-    if len(known) == model.test_NC.shape[1]:
+    own_NC, own_labels_N = _own(model, labels_N)
+    classes = known_classes(model.test_NC)
+    if len(own_NC) == len(labels_N) and len(classes) == model.test_NC.shape[1]:
         return None
-    return OwnResult(classes=len(known), rows=len(own_NC), accuracy=accuracy(own_NC, own_labels_N))
+    return OwnResult(classes=len(classes), rows=len(own_NC), accuracy=accuracy(own_NC, own_labels_N))
 
 
 def _agreement(model: _Scored, students: Sequence[_Scored], labels_N: np.ndarray) -> Agreement:

@@ -1,6 +1,8 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures that several folders of tests share, and which tests share a process."""
 
 import os
+
+import pytest
 
 from tests.fixtures.ray_token import TOKEN
 
@@ -8,3 +10,10 @@ pytest_plugins = ["tests.fixtures.s3_servers", "tests.fixtures.ray_head"]
 
 # Ray reads these when it is imported, by whichever test is first, and never again.
 os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", TOKEN
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests with Ray in one process, whose cluster they share; without `--numprocesses` this says nothing."""
+    for item in items:
+        if item.get_closest_marker("ray") or "ray_head" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))

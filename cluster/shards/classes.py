@@ -55,6 +55,6 @@ def widening_of(labels: LabelSet) -> Widening | None:
 
 
 def known_classes(logits_NC: np.ndarray) -> np.ndarray:
-    """Return the places of the classes of which logits `[N, C]` say anything."""
-    known: np.ndarray = np.flatnonzero(np.isfinite(logits_NC).all(axis=0))
+    """Return the places of the classes of which logits `[N, C]` say anything on some row."""
+    known: np.ndarray = np.flatnonzero(np.isfinite(logits_NC).any(axis=0))
     return known

@@ -42,7 +42,8 @@ class Contribution(Config):
 
 
 class OwnResult(Config):
-    """A teacher that knows some classes, on the test rows of these."""
+    """A model that does not know the classes of all test rows, on those whose class it knows: a specialist, or an
+    ensemble that asks none but specialists about a row."""
 
     classes: Annotated[int, Field(ge=2)]
     rows: int
@@ -192,6 +193,15 @@ class Summary(Config):
     """Accuracy of the ensemble minus that of the baseline on the held-out rows; None without either."""
     teachers_lead_stderr: float | None
     """Standard error of that difference, rows paired."""
+
+    @property
+    def clear_gain(self) -> float | None:
+        """The student's accuracy minus the baseline's, 0 where the spread between seeds or the error of the test rows
+        hides it; None without a baseline."""
+        if self.baseline_accuracy is None:
+            return None
+        gain = self.student_accuracy - self.baseline_accuracy
+        return gain if abs(gain) > max(self.student_std, self.baseline_std or 0.0, self.gain_stderr or 0.0) else 0.0
 
 
 class Report(Config):

@@ -24,7 +24,7 @@ def model_table(report: Report) -> Table:
         table.add_row(_plain(_title(group)), *_group_figures(group), style=style)
         if (own := group.members[0].own) is not None:
             figures = (points(own.accuracy), decimals(group.mean("nll")), decimals(group.mean("ece")), "", "", "")
-            table.add_row(f"  on its {own.classes} classes", *figures, style="dim")
+            table.add_row("  on rows it knows", *figures, style="dim")
         if group.has_seeds:
             for model in group.members:
                 figures = (

@@ -4,6 +4,9 @@ from orchestrator.report.groups import model_groups
 from orchestrator.report.notation import count, percent, ratio
 from orchestrator.report.record import Report, Summary
 
+_MANY_TIMES = 2
+"""From here on a difference in size is told as a factor, below it as a percentage."""
+
 
 def verdict(report: Report) -> str:
     """Return one sentence that says whether distillation paid, with the figures that say so.
@@ -22,12 +25,13 @@ def verdict(report: Report) -> str:
 
 
 def _judgement(summary: Summary) -> str:
-    if summary.baseline_accuracy is None:
-        return "Not compared with a lone student"
-    gain = summary.student_accuracy - summary.baseline_accuracy
-    if abs(gain) <= max(summary.student_std, summary.baseline_std or 0.0, summary.gain_stderr or 0.0):
-        return "No clear difference"
-    return "Distillation paid" if gain > 0 else "Distillation did not pay"
+    match summary.clear_gain:
+        case None:
+            return "Not compared with a lone student"
+        case 0.0:
+            return "No clear difference"
+        case gain:
+            return "Distillation paid" if gain > 0 else "Distillation did not pay"
 
 
 def _accuracies(report: Report) -> str:
@@ -67,9 +71,15 @@ def _compression(report: Report) -> list[str]:
     compression = report.summary.compression
     if compression is None:
         return []
-    if compression < 1:
-        return [f"has {ratio(1 / compression)} times more parameters than {_teachers_counted(report)}"]
-    return [f"has {ratio(compression)} times fewer parameters than {_teachers_counted(report)}"]
+    return [f"has {_compared(compression)} {_teachers_counted(report)}"]
+
+
+def _compared(compression: float) -> str:
+    word, times = ("fewer", compression) if compression > 1 else ("more", 1 / compression)
+    if times >= _MANY_TIMES:
+        return f"{ratio(times)} times {word} parameters than"
+    share = abs(1 - 1 / compression)
+    return f"{percent(share, 0)} {word} parameters than" if share >= 0.005 else "as many parameters as"
 
 
 def _teachers_counted(report: Report) -> str:

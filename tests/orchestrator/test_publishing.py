@@ -216,7 +216,7 @@ class TestWarnings:
     def test_teachers_that_do_not_clearly_lead_are_told(
         self, lead: float | None, error: float | None, warns: bool
     ) -> None:
-        warnings = warnings_of(summary(teachers_lead=lead, teachers_lead_stderr=error))
+        warnings = warnings_of(summary(student_accuracy=0.805, teachers_lead=lead, teachers_lead_stderr=error))
         assert len(warnings) == warns
         if warns:
             assert "not clearly better than the lone student" in warnings[0]
@@ -233,6 +233,11 @@ class TestWarnings:
         assert warnings == (
             ("The distilled student is 1.0 points worse than the lone student on the test rows.",) if warns else ()
         )
+
+    def test_of_a_student_that_has_clearly_gained_nobody_says_that_it_could_not(self) -> None:
+        assert warnings_of(summary(student_accuracy=0.811, teachers_lead=0.0)) == ()
+        assert len(warnings_of(summary(student_accuracy=0.809, teachers_lead=0.0))) == 1
+        assert len(warnings_of(summary(student_accuracy=0.811, teachers_lead=0.0, gain_stderr=0.02))) == 1
 
     def test_both_are_told_at_once(self) -> None:
         assert len(warnings_of(summary(student_accuracy=0.5, teachers_lead=0.0))) == 2

@@ -74,7 +74,7 @@ def test_a_teacher_of_some_classes_has_its_likelihood_under_its_own_rows() -> No
     text = render_page(make_report(models=(first, *REPORT.models[1:])))
     whole, part = table(parse(text), "Every model")[1:3]
     assert [whole[1], *whole[3:5]] == [f"{100 * first.accuracy:.2f}", "", ""]
-    assert part[0] == "on the 200 rows of its 4 classes"
+    assert part[0] == "on the 200 rows whose class it knows (4 classes)"
     assert [part[1], *part[3:5]] == ["97.85", f"{first.nll:.3f}", f"{first.ece:.3f}"]
     assert "with a teacher that knows some classes over the rows of these" in text
     assert "with a teacher that knows some classes" not in page()

@@ -49,8 +49,8 @@ def test_a_teacher_of_some_classes_has_its_likelihood_on_a_line_of_its_own() -> 
     first = report.models[0].model_copy(update={"own": own, "accuracy": 0.41})
     text = printed(report.model_copy(update={"models": (first, *report.models[1:])}))
     assert line_of(text, first.name + " ")[:3] == [first.name, "41.00", f"{first.parameters:,}"]
-    assert line_of(text, "  on its 4 classes") == [
-        "on its 4 classes",
+    assert line_of(text, "  on rows it knows") == [
+        "on rows it knows",
         "97.85",
         f"{first.nll:.3f}",
         f"{first.ece:.3f}",

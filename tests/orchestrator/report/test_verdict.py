@@ -86,6 +86,20 @@ def test_a_student_that_is_larger_and_slower_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
+    ("compression", "words"),
+    [
+        (2.0, "has 2.0 times fewer parameters than"),
+        (1.25, "has 20 % fewer parameters than"),
+        (1.0, "has as many parameters as"),
+        (0.8, "has 25 % more parameters than"),
+        (0.5, "has 2.0 times more parameters than"),
+    ],
+)
+def test_a_small_difference_in_size_is_a_percentage(compression: float, words: str) -> None:
+    assert f"{words} the" in verdict(report_with(compression=compression))
+
+
+@pytest.mark.parametrize(
     ("shares", "whose"),
     [
         ((0.5, 0.2, 0.3), "than the teachers together"),
