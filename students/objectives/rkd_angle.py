@@ -3,8 +3,8 @@
     L = 1/N³ Σ_ijk h(a_s(i, j, k) - a_t(i, j, k)),   a(i, j, k) = cos ∠ x_i x_j x_k,   h = Huber's loss
 
 h(a) is a²/2 up to 1 and |a| - 1/2 beyond. x: the output, one vector a row. Angles have no scale. N³ D operations; the
-anchors j are taken a few at a time and computed again for the gradient, so that memory stays near N max(N, D) numbers
-though there are N³ angles. Published weights: 50, beside 25 for `rkd_distance`.
+anchors j are taken a few at a time, each part with its gradient, so that memory stays near N max(N, D) numbers though
+there are N³ angles. Published weights: 50, beside 25 for `rkd_distance`.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ from students.objectives.term import TermInputs
 if TYPE_CHECKING:
     import torch
 
-_PART_VALUES = 1 << 22
+_PART_VALUES = 1 << 20
 """Numbers of each intermediate result."""
 
 
@@ -27,23 +27,18 @@ class RKDAngleTerm(RelationTerm):
     def loss(self, seen: TermInputs) -> "torch.Tensor":
         """Return the mean over ordered triplets; the angle of rows that are equal counts as a right one."""
         import torch
-        from torch.utils.checkpoint import checkpoint
 
         student_ND, teacher_ND = (vectors(output) for output in self.outputs(seen))
-        num_rows = len(student_ND)
+        num_rows, apart_ND = len(student_ND), student_ND.detach().requires_grad_()
+        total, slope_ND = student_ND.new_zeros(()), torch.zeros_like(apart_ND)
         size = max(1, _PART_VALUES // (num_rows * max(num_rows, student_ND.shape[1], teacher_ND.shape[1])))
-        parts = [
-            checkpoint(
-                _angle_loss,
-                student_ND,
-                teacher_ND,
-                slice(start, start + size),
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            for start in range(0, num_rows, size)
-        ]
-        return torch.stack(parts).sum() / num_rows**3
+        for start in range(0, num_rows, size):
+            with torch.enable_grad():
+                part = _angle_loss(apart_ND, teacher_ND.detach(), slice(start, start + size))
+            slope_ND += torch.autograd.grad(part, apart_ND)[0]
+            total += part.detach()
+        # What is added is 0, and its gradient the one that was found.
+        return (total + (slope_ND * (student_ND - student_ND.detach())).sum()) / num_rows**3
 
 
 def _angle_loss(student_ND: "torch.Tensor", teacher_ND: "torch.Tensor", anchors: slice) -> "torch.Tensor":
