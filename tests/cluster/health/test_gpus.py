@@ -30,7 +30,7 @@ def test_gpus_that_are_hidden_on_purpose_are_told_and_no_concern() -> None:
         (replace(WELL, visible="", usable=0), "all hidden", "unset CUDA_VISIBLE_DEVICES"),
         (replace(WELL, visible="-1", usable=0), "all hidden", "unset CUDA_VISIBLE_DEVICES"),
         (replace(WELL, visible="-1,0", usable=0), "all hidden", "unset CUDA_VISIBLE_DEVICES"),
-        (replace(WELL, usable=0, fault=TOO_OLD), TOO_OLD, "update it"),
+        (replace(WELL, usable=0, fault=TOO_OLD), TOO_OLD, "Update a driver"),
         (replace(WELL, usable=1, fault="no kernel image is available"), "no kernel image", "nvidia-smi"),
     ],
 )
