@@ -5,18 +5,25 @@ user insists. A token goes only to a door that asked for one.
 """
 
 import ipaddress
+import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.errors import AccessDenied, EnvironmentFailure, SpecError
+from cluster.clocks import skew_s
+from cluster.errors import AccessDenied, EnvironmentFailure, SpecError, excerpt
 
 _PROBE_TIMEOUT_S = 10.0
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _OK, _NO_TOKEN, _WRONG_TOKEN = 200, 401, 403
 
 
@@ -83,6 +90,9 @@ class Dashboard:
     url: str
     headers: Mapping[str, str] = field(repr=False)
     """Sent with each request; holds the token if the door asks for one."""
+    ray_version: str
+    skew_s: float | None
+    """Seconds by which its clock differs from ours; None if it does not tell the time."""
 
 
 def enter_dashboard(address: str, *, allow_open: bool) -> Dashboard:
@@ -95,28 +105,38 @@ def enter_dashboard(address: str, *, allow_open: bool) -> Dashboard:
         TokenRefusedError: it asks for a token, and we have none or the wrong one.
     """
     url = _dashboard_url(address)
-    if _status(url, {}) == _OK:
+    answer = _probe(url, {})
+    if answer.status == _OK:
         if not allow_open and not _is_loopback(url):
             raise OpenDashboardError(url)
-        return Dashboard(url, {})
+        return Dashboard(url, {}, answer.ray_version, answer.skew_s)
     token = cluster_token(url)
     if token is None:
         raise TokenRefusedError(url, "asks for a token, and there is none")
     headers = {"Authorization": f"Bearer {token}"}
-    if _status(url, headers) != _OK:
+    answer = _probe(url, headers)
+    if answer.status != _OK:
         raise TokenRefusedError(url, "refuses the token")
-    return Dashboard(url, headers)
+    return Dashboard(url, headers, answer.ray_version, answer.skew_s)
 
 
-def cluster_token(url: str) -> str | None:
+def ask(dashboard: Dashboard, path: str) -> Any:
+    """Return the JSON that the dashboard answers at `path`; raises `DashboardUnreachableError`."""
+    answer = _answer(dashboard.url, path, dashboard.headers)
+    if answer.status != _OK or answer.json is None:
+        raise DashboardUnreachableError(dashboard.url, f"what it says at {path} is {answer.status} and no JSON")
+    return answer.json
+
+
+def cluster_token(url: str, environment: Mapping[str, str] = os.environ) -> str | None:
     """Return the token that Ray itself would use; `url` is for the error.
 
     Raises:
         TokenRefusedError: RAY_AUTH_TOKEN_PATH names a file that cannot be read.
     """
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+    if token := environment.get("RAY_AUTH_TOKEN", "").strip():
         return token
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
     try:
         return path.read_text(encoding="ascii").strip() or None
@@ -154,16 +174,51 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost"  # what any other name means today it may not mean tomorrow
 
 
-def _status(url: str, headers: Mapping[str, str]) -> int:
-    """Return 200, 401 or 403: what the dashboard at `url` says to a request with `headers`."""
-    request = urllib.request.Request(f"{url}/api/version", headers=dict(headers))  # noqa: S310  http or https
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    json: Any
+    """None if the body is no JSON."""
+    skew_s: float | None
+
+    @property
+    def ray_version(self) -> str:
+        """What a dashboard says of itself; empty if this is none."""
+        version = self.json.get("ray_version") if isinstance(self.json, dict) else None
+        return excerpt(version) if isinstance(version, str) else ""
+
+
+def _probe(url: str, headers: Mapping[str, str]) -> _Answer:
+    """Return what the dashboard at `url` says to a request with `headers`: 200, 401 or 403."""
+    answer = _answer(url, "/api/version", headers)
+    if answer.status not in {_OK, _NO_TOKEN, _WRONG_TOKEN} or (answer.status == _OK and not answer.ray_version):
+        raise DashboardUnreachableError(url, f"what answers there says {answer.status}, and is something else")
+    return answer
+
+
+def _answer(url: str, path: str, headers: Mapping[str, str]) -> _Answer:
+    request = urllib.request.Request(f"{url}{path}", headers=dict(headers))  # noqa: S310  http or https
+    asked_s = time.time()
     try:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=_PROBE_TIMEOUT_S) as response:
-            body, status = response.read(65536), response.status
+            body, status, told = response.read(_MAX_ANSWER_BYTES), response.status, response.headers
     except urllib.error.HTTPError as error:
-        body, status = b"", error.code
+        body, status, told = b"", error.code, error.headers
     except (OSError, HTTPException) as error:
         raise DashboardUnreachableError(url, str(getattr(error, "reason", error))) from error
-    if status not in {_OK, _NO_TOKEN, _WRONG_TOKEN} or (status == _OK and b"ray_version" not in body):
-        raise DashboardUnreachableError(url, f"what answers there says {status}, and is something else")
-    return int(status)
+    return _Answer(int(status), _parsed(body), _skew_s(told, asked_s))
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _skew_s(told: Message, asked_s: float) -> float | None:
+    try:
+        told_s = parsedate_to_datetime(told["Date"]).timestamp()
+    except (TypeError, ValueError):
+        return None
+    return skew_s(asked_s=asked_s, told_s=told_s, answered_s=time.time())

@@ -21,7 +21,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
-_OBJECT_STORE_BYTES = 256 * 1024 * 1024
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+"""Memory for Ray's objects on a cluster that is started here."""
 
 
 class ClusterUnreachableError(EnvironmentFailure):
@@ -106,7 +107,7 @@ def _connect(address: str | None, cpus: int | None) -> None:
             num_cpus=cpus,
             include_dashboard=False,
             _node_ip_address="127.0.0.1",
-            object_store_memory=_OBJECT_STORE_BYTES,
+            object_store_memory=OBJECT_STORE_BYTES,
             **quiet,
         )
 

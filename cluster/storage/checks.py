@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 
+from cluster.clocks import MOST_SKEW_S, skew_s
 from cluster.errors import AccessDenied, CoffeyError, StorageError
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.probe import PROBES, store_time_s
@@ -19,7 +20,6 @@ from cluster.storage.protocol import ObjectMissingError, ObjectStore
 _NUM_RACERS, _NUM_RACES, _NUM_REPETITIONS = 8, 10, 10
 _PAYLOAD_BYTES = 8 << 20
 _SLOW_BYTES_PER_S = 10e6
-_MOST_SKEW_S = 60.0
 _LITTLE_SPACE_BYTES, _NO_SPACE_BYTES = 20e9, 1e9
 
 
@@ -193,11 +193,10 @@ def _list_after_write(patient: Patient) -> str:
 
 
 def _clock(patient: Patient) -> str | Concern:
-    before_s = patient.now_s()
-    store_s = store_time_s(patient.store)
-    skew_s = max(0.0, before_s - 1 - store_s, store_s - patient.now_s())  # S3 tells whole seconds, rounded down
-    found = f"store and machine differ by {skew_s:.0f} s"
-    return Concern(found) if skew_s > _MOST_SKEW_S else found
+    asked_s, told_s = patient.now_s(), store_time_s(patient.store)
+    apart_s = skew_s(asked_s=asked_s, told_s=told_s, answered_s=patient.now_s())
+    found = f"store and machine differ by {apart_s:.0f} s"
+    return Concern(found) if apart_s > MOST_SKEW_S else found
 
 
 def _throughput(patient: Patient) -> str | Concern:

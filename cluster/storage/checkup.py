@@ -3,26 +3,11 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
 
-from cluster.config import Config
 from cluster.errors import CoffeyError
+from cluster.findings import Finding, concern, failure, fine
 from cluster.storage.checks import CHECKS, BrokenPromiseError, Check, Patient
 from cluster.storage.protocol import ObjectStore, StoreDeniedError
-
-Verdict = Literal["OK", "WARN", "FAIL"]
-
-
-class Finding(Config):
-    """What one check found."""
-
-    check: str
-    verdict: Verdict
-    found: str
-    fix: str = ""
-    """What to do; empty if all is well."""
-    exit_code: int = 0
-    """Of a command that finds nothing worse."""
 
 
 def check_up(store: ObjectStore, *, now_s: Callable[[], float] = time.time) -> tuple[Finding, ...]:
@@ -53,12 +38,10 @@ def _tried(check: Check, patient: Patient) -> Finding:
         found, code = str(error), error.exit_code
     else:
         if isinstance(result, str):
-            return Finding(check=check.name, verdict="OK", found=result)
-        return Finding(check=check.name, verdict="WARN", found=result.found, fix=check.fix)
-    return Finding(check=check.name, verdict="FAIL", found=found, fix=check.fix, exit_code=code)
+            return fine(check.name, result)
+        return concern(check.name, result.found, check.fix)
+    return failure(check.name, found, check.fix, exit_code=code)
 
 
 def _not_tried(check: Check, cause: str) -> Finding:
-    return Finding(
-        check=check.name, verdict="WARN", found=f"not tried, because `{cause}` fails", fix=f"Mend `{cause}`."
-    )
+    return concern(check.name, f"not tried, because `{cause}` fails", f"Mend `{cause}`.")

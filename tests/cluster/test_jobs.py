@@ -1,12 +1,7 @@
 """Submission to a real Ray head, and to servers that only look like one."""
 
-import contextlib
-import http.server
 import os
-import socket
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +15,7 @@ from cluster.dashboard import (
     enter_dashboard,
 )
 from cluster.errors import AccessDenied, EnvironmentFailure, SpecError
+from tests.fixtures.dashboards import own_address, serving
 from tests.fixtures.ray_head import RayHead, free_ports
 from tests.fixtures.ray_token import TOKEN
 
@@ -125,48 +121,6 @@ class TestWithARealHead:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
         assert isinstance(jobs.list_jobs(ray_head.url), tuple)
         assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:1"
-
-
-class Stub(http.server.BaseHTTPRequestHandler):
-    """Answers as an unauthenticated dashboard does, and writes down the tokens it was offered."""
-
-    offered: list[str]
-    status, body, location, wanted = 200, b'{"version": "4", "ray_version": "2.60.0"}', "", ""
-
-    def do_GET(self) -> None:
-        token = self.headers.get("Authorization", "")
-        self.offered.append(token)
-        self.send_response(self.status if not self.wanted or token == f"Bearer {self.wanted}" else 401)
-        if self.location:
-            self.send_header("Location", self.location)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def serving(host: str, **answers: object) -> Iterator[tuple[str, list[str]]]:
-    offered: list[str] = []
-    handler = type("Answering", (Stub,), {"offered": offered, **answers})
-    with http.server.ThreadingHTTPServer((host, 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://{host}:{server.server_address[1]}", offered
-        finally:
-            server.shutdown()
-
-
-def own_address() -> str:
-    """Return an address of this machine that is not loopback; nothing is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this machine has no network interface besides loopback")
-        return str(probe.getsockname()[0])
 
 
 def test_an_open_dashboard_that_others_can_reach_is_refused_before_anything_is_sent(

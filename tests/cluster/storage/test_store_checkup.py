@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import AccessDenied, StorageError
+from cluster.findings import Finding
 from cluster.storage.checks import CHECKS, BrokenPromiseError, Concern, space, speed
-from cluster.storage.checkup import Finding, check_up
+from cluster.storage.checkup import check_up
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectMissingError, ObjectStat, ObjectStore, StoreDeniedError, StoreFullError

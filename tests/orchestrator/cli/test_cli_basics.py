@@ -61,6 +61,11 @@ class TestLightness:
         assert loaded_by(["init"], tmp_path, HEAVY) == []
         assert loaded_by(["schema"], tmp_path, HEAVY) == []
 
+    def test_a_doctor_asks_for_versions_without_loading_what_has_them(self, tmp_path: Path) -> None:
+        if any(Path("/dev").glob("nvidia[0-9]*")):
+            pytest.skip("torch is loaded to try a GPU")
+        assert loaded_by(["doctor", "--store", "store"], tmp_path, HEAVY) == []
+
     def test_a_plan_needs_neither_torch_nor_ray(self, tmp_path: Path) -> None:
         write_starter(tmp_path)
         assert loaded_by(["plan", "job.yaml"], tmp_path, ["torch", "ray", "boto3", "onnxruntime"]) == []

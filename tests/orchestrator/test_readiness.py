@@ -1,0 +1,66 @@
+"""Readiness: what a job asks for, beside what there is for it."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.findings import Checkup, Finding
+from cluster.session import Capacity
+from orchestrator.load import load_spec
+from orchestrator.readiness import check_readiness, check_room_for
+from orchestrator.spec import JobSpec
+from tests.fixtures.dashboards import nodes, serving
+from tests.fixtures.ray_head import free_ports
+
+STARTER = Path(__file__).parents[2] / "orchestrator" / "cli" / "starter.yaml"
+
+
+def job(*overrides: str) -> JobSpec:
+    return load_spec(STARTER, overrides)
+
+
+def by_check(checkup: Checkup) -> dict[str, Finding]:
+    return {it.check: it for it in checkup.findings}
+
+
+def test_a_job_that_fits_is_fine_and_one_that_does_not_is_told_which_part() -> None:
+    assert check_room_for(job(), Capacity(2, 0)).verdict == "OK"
+    finding = check_room_for(job("train.workers=3"), Capacity(2, 0))
+    assert (finding.verdict, finding.exit_code) == ("FAIL", 3)
+    assert finding.found == "training on 3 workers needs 3 CPU, and there is 2 CPU"
+    assert "train.workers" in finding.fix
+    assert check_room_for(job(), None).verdict == "WARN"
+
+
+def test_a_job_that_runs_here_is_compared_with_this_machine() -> None:
+    machine, own = check_readiness(job("cluster.cpus=4096", "train.workers=8"), dashboard=None)
+    assert own.of == "job my-first-job"
+    assert by_check(own)["room"].verdict == "OK"
+    assert (by_check(own)["cores"].verdict, "take turns" in by_check(own)["cores"].fix) == ("WARN", True)
+    assert by_check(machine)["authentication"].found == "a cluster that is started here asks for a token"
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="this machine has what the job asks for")
+@pytest.mark.parametrize("setting", ["train.gpus_per_worker=1", "teachers.0.resources.gpu=0.5"])
+def test_a_job_that_asks_for_a_gpu_fails_where_there_is_none(setting: str) -> None:
+    machine, own = check_readiness(job(setting), dashboard=None)
+    assert by_check(machine)["GPUs"].verdict == "FAIL"
+    assert by_check(own)["room"].verdict == "FAIL"
+
+
+def test_a_job_that_joins_a_cluster_asks_for_its_address_and_a_token_and_for_no_gpu_here() -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    machine, there = check_readiness(job(f"cluster.address={address}", "train.gpus_per_worker=1"), dashboard=None)
+    assert there.of == f"cluster.address {address}"
+    assert by_check(there)["address"].verdict == "FAIL"
+    assert by_check(machine)["GPUs"].verdict == "OK"
+    assert address in by_check(machine)["authentication"].found
+
+
+def test_a_job_that_is_submitted_is_compared_with_the_room_of_its_cluster() -> None:
+    with serving("127.0.0.1", room=nodes({"CPU": 3.0})) as (url, _):
+        for setting, verdict in (("train.workers=3", "OK"), ("train.workers=4", "FAIL")):
+            _, there = check_readiness(job(setting, "cluster.address=auto"), dashboard=url)
+            assert by_check(there)["room"].verdict == verdict
+    _, gone = check_readiness(job(), dashboard=url)
+    assert list(by_check(gone)) == ["address"]
