@@ -179,6 +179,11 @@ def read_runs(store: ObjectStore) -> list[RunState]:
     return sorted(states, key=lambda state: state.started, reverse=True)
 
 
+def read_state(store: ObjectStore, run: str) -> RunState:
+    """Return the state of the run at `<name>/<time>-<id>`; raises `ObjectMissingError`."""
+    return _alive(read_record(store, f"runs/{run}/state.json", RunState))
+
+
 def read_run(store: ObjectStore, run: str) -> RunState:
     """Return the state of one run: `<name>/<time>-<id>`, or the latest of `<name>`.
 
@@ -203,7 +208,7 @@ def follow_events(store: ObjectStore, run: str, *, poll_s: float = _BATCH_S) -> 
     number = 0
     while True:
         # Before its events: what is written between the two is read, or the run is not final yet.
-        state = _alive(read_record(store, f"runs/{run}/state.json", RunState))
+        state = read_state(store, run)
         while store.exists(key := _batch_key(f"runs/{run}", number)):
             yield from read_record(store, key, EventBatch).events
             number += 1

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import TextIO
 
 from cluster.errors import EnvironmentFailure
+from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
-from orchestrator.events import Event, RunState, UnknownRunError, follow_events, read_events, read_run
+from orchestrator.events import Event, RunState, follow_events, read_events, read_state
 from orchestrator.progress import PlainLines
 
-_POLL_S = 1.0
+_POLL_S = 5.0
 _PATIENCE_S = 60.0
 
 
@@ -37,7 +38,7 @@ def tell_run(store: ObjectStore, state: RunState, file: TextIO, *, follow: bool)
     retelling = _Retelling(file, state)
     for event in events:
         retelling.tell(event)
-    last = read_run(store, state.run)
+    last = read_state(store, state.run)
     if ending := _ending(store, last):
         print(ending, file=file, flush=True)
     return last
@@ -45,18 +46,20 @@ def tell_run(store: ObjectStore, state: RunState, file: TextIO, *, follow: bool)
 
 def await_run(
     store: ObjectStore,
+    name: str,
     submission_id: str,
     *,
     on_silence: Callable[[], None],
     poll_s: float = _POLL_S,
     patience_s: float = _PATIENCE_S,
 ) -> RunState:
-    """Return the state of the first run of a submitted job once there is one.
+    """Return the state of the first run of the submitted job `name` once there is one.
 
     `on_silence` is called once if none shows up within `patience_s`: a cluster may wait for machines and images.
     """
     asked_s, is_told = time.monotonic(), False
-    while (state := _newest(store, submission_id)) is None:
+    others = set[str]()
+    while (state := _found(store, name, submission_id, others)) is None:
         if not is_told and time.monotonic() - asked_s > patience_s:
             is_told = True
             on_silence()
@@ -106,11 +109,15 @@ def _ending(store: ObjectStore, state: RunState) -> str:
             return f"Lost: {state.remark}."
 
 
-def _newest(store: ObjectStore, submission_id: str) -> RunState | None:
-    try:
-        return read_run(store, submission_id)
-    except UnknownRunError:
-        return None
+def _found(store: ObjectStore, name: str, submission_id: str, others: set[str]) -> RunState | None:
+    """Return a run of the submission; `others` are the keys of runs that are known to be of none or another."""
+    keys = [stat.key for stat in store.list(f"runs/{name}/") if stat.key.endswith("/state.json")]
+    for key in set(keys) - others:
+        state = read_record(store, key, RunState)
+        if state.job == submission_id:
+            return state
+        others.add(key)
+    return None
 
 
 def _seconds(at: str) -> float:
