@@ -124,15 +124,25 @@ def submit(
         EnvironmentFailure: it cannot be reached, or cannot take the job.
         SpecError: the id is taken, the directory cannot be packed, or `env` holds a credential.
     """
-    for variable, value in env.items():
-        if _SECRET.search(variable) or re.search(r"://[^/]*@", value):
-            raise SecretInJobError(variable)
+    refuse_secrets_in(env)
     dashboard = enter_dashboard(address, allow_open=allow_open)
     with tempfile.TemporaryDirectory(prefix="coffey-") as folder, _in_our_words(dashboard.url, submission_id):
         package = pack(working_dir, into=Path(folder), excludes=excludes)
         runtime_env = {"working_dir": str(package.path), "env_vars": dict(env)}
         _client(dashboard).submit_job(entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env)
     return package
+
+
+def refuse_secrets_in(env: Mapping[str, str]) -> None:
+    """Raise `SecretInJobError` for the first variable that looks like a credential."""
+    for variable, value in env.items():
+        if looks_secret(variable) or re.search(r"://[^/]*@", value):
+            raise SecretInJobError(variable)
+
+
+def looks_secret(name: str) -> bool:
+    """Return whether what is called so is likely to be a credential."""
+    return _SECRET.search(name) is not None
 
 
 def job_status(address: str, submission_id: str) -> JobState:

@@ -3,18 +3,22 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import SpecError
+from cluster.identity import digest_of
+from cluster.storage.protocol import ObjectStore
 
 MAX_PACKAGE_BYTES = 100 * 1024 * 1024
 _REBUILT = {".git", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _SECRET = {".env", ".netrc", ".aws", ".ssh"}
 EXCLUDED_NAMES = frozenset(_REBUILT | _SECRET)
 _NUM_NAMED = 5
+_ROOT = "job"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip archive knows
 
 
@@ -55,10 +59,11 @@ class Package:
     """Of the files, before compression."""
 
 
-def pack(working_dir: Path, *, into: Path, excludes: Sequence[Path] = ()) -> Package:
+def pack(working_dir: Path, *, into: Path, excludes: Sequence[Path] = (), root: str = "") -> Package:
     """Write the archive `into` a directory; equal files give equal bytes, so an upload is not repeated.
 
-    Inside a git repository what git ignores stays behind; `EXCLUDED_NAMES` and `excludes` (paths) always do.
+    Inside a git repository what git ignores stays behind; `EXCLUDED_NAMES` and `excludes` (paths) always do. In the
+    archive all stands below `root`, if there is one.
 
     Raises:
         PackageTooLargeError: the files have more than `MAX_PACKAGE_BYTES` together.
@@ -72,12 +77,27 @@ def pack(working_dir: Path, *, into: Path, excludes: Sequence[Path] = ()) -> Pac
         if sum(sizes.values()) > MAX_PACKAGE_BYTES:
             largest = sorted(sizes.items(), key=lambda item: -item[1])[:_NUM_NAMED]
             raise PackageTooLargeError(str(working_dir), sum(sizes.values()), tuple(largest))
-        _write_archive(working_dir, names, into / "working_dir.zip")
+        _write_archive(working_dir, names, into / "working_dir.zip", root)
     except UnicodeError as error:
         raise PackageUnreadableError(str(working_dir), f"a file name that is not UTF-8 ({error})") from error
     except OSError as error:
         raise PackageUnreadableError(str(error.filename or working_dir), str(error.strerror)) from error
     return Package(into / "working_dir.zip", len(names), sum(sizes.values()))
+
+
+def publish(working_dir: Path, store: ObjectStore, *, excludes: Sequence[Path] = ()) -> tuple[Package, str]:
+    """Put the archive of a directory into the store; return it, and the address from which Ray's nodes fetch it.
+
+    Raises as `pack` does, and what the store raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="coffey-") as folder:
+        # Ray takes a single top directory off what it fetches: ours, or else it might be one of the user's.
+        package = pack(working_dir, into=Path(folder), excludes=excludes, root=_ROOT)
+        body = package.path.read_bytes()
+    key = f"packages/{digest_of(body)}.zip"
+    store.put_if_absent(key, body)
+    place = store.uri if "://" in store.uri else Path(store.uri).as_uri()
+    return package, f"{place}/{key}"
 
 
 def _names(working_dir: Path, excludes: Sequence[Path]) -> Iterator[str]:
@@ -107,10 +127,10 @@ def _names_on_disk(working_dir: Path) -> Iterator[str]:
         yield from (os.path.relpath(os.path.join(directory, name), working_dir) for name in files)
 
 
-def _write_archive(working_dir: Path, names: Sequence[str], target: Path) -> None:
+def _write_archive(working_dir: Path, names: Sequence[str], target: Path, root: str) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
-            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry = zipfile.ZipInfo(f"{root}/{name}" if root else name, _EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             # An unpacked script has to stay executable.
             entry.external_attr = (working_dir / name).stat().st_mode << 16

@@ -50,12 +50,14 @@ class RunContext:
         if any(result.name == planned.name for result in self.results):
             return
         self.progress.finished(planned.name, outcome="reused", seconds=0.0, rows=None)
+        self.log.append(Event(at=now(), event="finished", step=planned.name, message="reused"))
         self.results.append(StepResult(name=planned.name, kind=planned.kind, outcome="reused", seconds=0.0))
 
     def started(self, planned: PlannedStep) -> None:
         """Note the beginning of a step."""
-        self.progress.started(planned.name, rows=planned.rows, done=planned.rows_done or 0)
-        self.log.append(Event(at=now(), event="started", step=planned.name, rows=planned.rows))
+        done = planned.rows_done or 0
+        self.progress.started(planned.name, rows=planned.rows, done=done)
+        self.log.append(Event(at=now(), event="started", step=planned.name, rows=planned.rows, done=done))
 
     def advanced(self, step: str, rows: int | None, note: str = "") -> None:
         """Note how far a step is."""

@@ -6,9 +6,10 @@ the run goes on.
 
 import contextlib
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -38,6 +39,8 @@ class Event(Config):
     step: str = ""
     message: str = ""
     rows: int | None = None
+    done: int | None = None
+    """Rows of a step that were done before it started."""
     seconds: float | None = None
 
 
@@ -65,6 +68,18 @@ class RunState(Config):
     job: str | None = Field(default_factory=lambda: os.environ.get("COFFEY_SUBMISSION_ID"))
     """Submission id, if the run was submitted to a cluster."""
 
+    @property
+    def remark(self) -> str:
+        """What there is to say of it, in a line."""
+        return f"no sign of life since {self.updated}" if self.state == "lost" else self.error or self.message
+
+
+class StopRequest(Config):
+    """A wish that a run end, left where its driver looks."""
+
+    at: str
+    """UTC, ISO 8601."""
+
 
 class UnknownRunError(DataError):
     """There is no such run in the store."""
@@ -81,11 +96,19 @@ class UnknownRunError(DataError):
 class RunLog:
     """Writes the events and the state of one run. Called from one thread.
 
-    A second thread writes when nothing happens: the driver may wait for one answer longer than `LOST_AFTER_S`.
+    A second thread writes when nothing happens: the driver may wait for one answer longer than `LOST_AFTER_S`. It also
+    looks whether somebody asked the run to stop, and then calls `on_stop` once: by default, what SIGTERM does.
     """
 
-    def __init__(self, store: ObjectStore, name: str, *, heartbeat_s: float = _HEARTBEAT_S) -> None:
-        self._store, self._heartbeat_s = store, heartbeat_s
+    def __init__(
+        self,
+        store: ObjectStore,
+        name: str,
+        *,
+        heartbeat_s: float = _HEARTBEAT_S,
+        on_stop: Callable[[], None] | None = None,
+    ) -> None:
+        self._store, self._heartbeat_s, self._on_stop = store, heartbeat_s, on_stop or _terminate
         started = now()
         run = f"{name}/{started.replace('-', '').replace(':', '')[:15]}-{os.urandom(4).hex()}"
         self.state = RunState(run=run, name=name, state="running", started=started, updated=started)
@@ -124,19 +147,24 @@ class RunLog:
         with self._writing:
             if self._events:
                 batch = EventBatch(events=tuple(self._events))
-                self._store.put(f"{self.prefix}/events/{self._batches:08d}.json", canonical_json(batch))
+                self._store.put(_batch_key(self.prefix, self._batches), canonical_json(batch))
                 self._batches += 1
                 self._events.clear()
             self._store.put(f"{self.prefix}/state.json", canonical_json(self.state))
             self._written_s = time.monotonic()
 
     def _beat(self) -> None:
+        is_stopping = False
         while not self._closed.wait(self._heartbeat_s):
             # A store that does not answer is met again by the next event, in the thread that can end the run.
             with contextlib.suppress(CoffeyError), self._writing:
                 if not self._closed.is_set():
                     self.state = self.state.model_copy(update={"updated": now()})
                     self.flush()
+                    if not is_stopping and self._store.exists(_stop_key(self.state)):
+                        is_stopping = True
+                        self.append(Event(at=now(), event="said", message="Somebody asked this run to stop."))
+                        self._on_stop()
 
 
 def now() -> str:
@@ -149,6 +177,11 @@ def read_runs(store: ObjectStore) -> list[RunState]:
     keys = [stat.key for stat in store.list("runs/") if stat.key.endswith("/state.json")]
     states = [_alive(read_record(store, key, RunState)) for key in keys]
     return sorted(states, key=lambda state: state.started, reverse=True)
+
+
+def read_state(store: ObjectStore, run: str) -> RunState:
+    """Return the state of the run at `<name>/<time>-<id>`; raises `ObjectMissingError`."""
+    return _alive(read_record(store, f"runs/{run}/state.json", RunState))
 
 
 def read_run(store: ObjectStore, run: str) -> RunState:
@@ -168,6 +201,42 @@ def read_events(store: ObjectStore, run: str) -> Iterator[Event]:
     """Yield the events of a run in their order."""
     for stat in store.list(f"runs/{run}/events/"):
         yield from read_record(store, stat.key, EventBatch).events
+
+
+def follow_events(store: ObjectStore, run: str, *, poll_s: float = _BATCH_S) -> Iterator[Event]:
+    """Yield the events of the run at `<name>/<time>-<id>`, from the first one, as they come, until it is final."""
+    number = 0
+    while True:
+        # Before its events: what is written between the two is read, or the run is not final yet.
+        state = read_state(store, run)
+        while store.exists(key := _batch_key(f"runs/{run}", number)):
+            yield from read_record(store, key, EventBatch).events
+            number += 1
+        if state.state != "running":
+            return
+        time.sleep(poll_s)
+
+
+def request_stop(store: ObjectStore, run: str) -> RunState:
+    """Ask a run to end, if it goes on; return its state as it was found. Raises `UnknownRunError`."""
+    state = read_run(store, run)
+    if state.state == "running":
+        store.put_if_absent(_stop_key(state), canonical_json(StopRequest(at=now())))
+    return state
+
+
+def _batch_key(prefix: str, number: int) -> str:
+    return f"{prefix}/events/{number:08d}.json"
+
+
+def _stop_key(state: RunState) -> str:
+    # One for all runs of a submitted job: a cluster that tries a failed job again must not undo the stop.
+    return f"runs/{state.name}/stops/{state.job or state.run.rpartition('/')[2]}.json"
+
+
+def _terminate() -> None:
+    # The main thread, and no other: a signal wakes it from whatever it waits for.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def _alive(state: RunState) -> RunState:

@@ -1,14 +1,9 @@
 """Reading a job's spec: YAML and overrides in, a validated `JobSpec` out, or every mistake with its line."""
 
-import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import SafeRepresenter
-
+from cluster.yaml_text import dump_yaml
 from orchestrator.spec import JobSpec
 from orchestrator.specfile.errors import SpecUnreadableError
 from orchestrator.specfile.overrides import apply_overrides
@@ -16,8 +11,6 @@ from orchestrator.specfile.problems import validated
 from orchestrator.specfile.tree import Entries, Place, read_tree
 
 MAX_SPEC_BYTES = 1024 * 1024
-_WORD = re.compile(r"[\w./][\w./:+-]*")
-_NO_FOLDING = 1 << 30
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
@@ -45,24 +38,7 @@ def parse_spec(text: str, where: str, overrides: Sequence[str] = ()) -> JobSpec:
 
 def dump_spec(spec: JobSpec) -> str:
     """Return `spec` as YAML, with every default written out, that loads back to an equal spec."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Representer = _Representer
-    yaml.representer.sort_base_mapping_type_on_output = False
-    yaml.width = _NO_FOLDING
-    stream = io.StringIO()
-    yaml.dump(spec.model_dump(mode="json"), stream)
-    return stream.getvalue()
-
-
-class _Representer(SafeRepresenter):
-    """Quotes all but plain words: the emitter leaves some bare that its own parser reads otherwise, such as `:'`."""
-
-    def represent_str(self, data: str) -> ScalarNode:
-        style = None if _WORD.fullmatch(data) else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Representer.add_representer(str, _Representer.represent_str)
+    return dump_yaml(spec.model_dump(mode="json"))
 
 
 def _read(path: Path) -> str:

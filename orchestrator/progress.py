@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -75,26 +75,31 @@ class JsonLines:
 
 
 class PlainLines:
-    """Text without control characters: a line when a step ends, and now and then one in between."""
+    """Text without control characters: a line when a step ends, and now and then one in between.
 
-    def __init__(self, file: TextIO, *, every_s: float = _PLAIN_EVERY_S) -> None:
-        self._file, self._every_s = file, every_s
+    `clock` gives the seconds by which paces are reckoned; a story that is told again brings its own.
+    """
+
+    def __init__(
+        self, file: TextIO, *, every_s: float = _PLAIN_EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._file, self._every_s, self._clock = file, every_s, clock
         self._paces: dict[str, _Pace] = {}
-        self._shown_s = time.monotonic()
+        self._shown_s = clock()
 
     def started(self, step: str, *, rows: int | None, done: int) -> None:
         """Remember when."""
-        self._paces[step] = _Pace(rows, done)
+        self._paces[step] = _Pace(rows, done, self._clock)
 
     def advanced(self, step: str, *, rows: int | None, note: str) -> None:
         """Write a line if the last one is some seconds old."""
-        if time.monotonic() - self._shown_s >= self._every_s and (state := _state(self._paces.get(step), rows, note)):
-            self._shown_s = time.monotonic()
+        if self._clock() - self._shown_s >= self._every_s and (state := _state(self._paces.get(step), rows, note)):
+            self._shown_s = self._clock()
             self._line(f"{step:<22} {state}")
 
     def finished(self, step: str, *, outcome: str, seconds: float, rows: int | None) -> None:
         """Write a line."""
-        self._shown_s = time.monotonic()
+        self._shown_s = self._clock()
         self._line(f"{step:<22} {describe_end(outcome, seconds, rows)}")
 
     def said(self, message: str) -> None:
@@ -190,11 +195,11 @@ def open_progress(*, quiet: bool, as_json: bool) -> Iterator[Progress]:
 class _Pace:
     """What a step's rate is reckoned from: what it has in all, what it began with, and when."""
 
-    def __init__(self, rows: int | None, done: int) -> None:
-        self.rows, self.done, self.started_s = rows, done, time.monotonic()
+    def __init__(self, rows: int | None, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rows, self.done, self._clock, self._started_s = rows, done, clock, clock()
 
     def describe(self, rows: int | None) -> str:
-        return describe_rows(rows, self.rows, time.monotonic() - self.started_s, before=self.done)
+        return describe_rows(rows, self.rows, self._clock() - self._started_s, before=self.done)
 
 
 def _state(pace: _Pace | None, rows: int | None, note: str) -> str:

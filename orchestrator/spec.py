@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Config
+from cluster.manifests.spec import KubernetesConfig, LauncherConfig
 from orchestrator.blending import unblendable
 from orchestrator.cohorting import unteachable
 from orchestrator.rebirth import GenerationsConfig, unborn
@@ -32,6 +33,10 @@ class ClusterConfig(Config):
     """Cores that a cluster started here may hand out; by default all of this machine."""
     labels_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Training that follows a growing label set gives up when nothing arrives for so long."""
+    kubernetes: KubernetesConfig | None = None
+    """What `coffey submit --target rayjob` needs to know."""
+    launcher: LauncherConfig | None = None
+    """What `coffey submit --target ray-up` needs to know."""
 
 
 class JobSpec(Config):

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, SpecError
-from orchestrator.cli import doctor, jobs, labels, report, run, schema, techniques
+from orchestrator.cli import doctor, jobs, labels, report, run, schema, submit, techniques
 
 app = typer.Typer(
     help="Compress an ensemble of teachers into one student: label once, train many students.",
@@ -30,7 +30,7 @@ for command in (
     doctor.doctor,
     run.plan,
     run.run,
-    jobs.submit,
+    submit.submit,
     jobs.status,
     jobs.logs,
     jobs.stop,

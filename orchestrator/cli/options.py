@@ -1,5 +1,6 @@
 """Options and arguments that several commands share."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -30,21 +31,25 @@ OptionalStoreUri = Annotated[
 OptionalSpec = Annotated[
     Path | None, typer.Option("--spec", metavar="SPEC", help="The job that wrote the labels.", show_default=False)
 ]
-Address = Annotated[
-    str,
+OptionalAddress = Annotated[
+    str | None,
     typer.Option(
         "--address",
         metavar="URL",
-        envvar="RAY_API_SERVER_ADDRESS",
-        help="The dashboard of the Ray cluster, such as http://127.0.0.1:8265.",
+        help="The dashboard of a Ray cluster, such as http://127.0.0.1:8265; by default RAY_API_SERVER_ADDRESS, unless "
+        "a store is named.",
         show_default=False,
     ),
 ]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that `submit` printed.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text; errors too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def address_in_environment() -> str | None:
+    """Return the dashboard that RAY_API_SERVER_ADDRESS names, if it does."""
+    return os.environ.get("RAY_API_SERVER_ADDRESS") or None
 
 
 def seconds(text: str) -> float:

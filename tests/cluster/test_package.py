@@ -1,5 +1,6 @@
 """What travels with a job: the files of its directory, none that are private, rebuilt or too large."""
 
+import asyncio
 import os
 import pickle
 import shutil
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import SpecError
-from cluster.package import MAX_PACKAGE_BYTES, PackageTooLargeError, PackageUnreadableError, pack
+from cluster.package import MAX_PACKAGE_BYTES, PackageTooLargeError, PackageUnreadableError, pack, publish
+from cluster.storage.open import open_store
+from tests.fixtures.s3_servers import S3Bucket
 
 
 @pytest.fixture
@@ -123,3 +126,45 @@ def test_too_much_is_refused_with_the_largest_files_first(project: Path, out: Pa
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path, out: Path) -> None:
     with pytest.raises(PackageUnreadableError, match="no such directory"):
         pack(tmp_path / "none", into=out)
+
+
+class TestPublished:
+    """Archives in a store, as Ray's own code fetches and unpacks them on a node."""
+
+    def test_a_node_finds_the_files_as_they_were(self, project: Path, tmp_path: Path) -> None:
+        package, uri = publish(project, open_store(str(tmp_path / "a store")))
+        assert uri.startswith("file:///")
+        assert package.num_files == 4
+        assert files_of(fetched(uri, tmp_path / "node")) == files_of(project)
+
+    def test_a_directory_that_stands_alone_is_not_taken_off(self, project: Path, tmp_path: Path) -> None:
+        shutil.copytree(project, tmp_path / "outer" / "inner")
+        _, uri = publish(tmp_path / "outer", open_store(str(tmp_path / "store")))
+        assert files_of(fetched(uri, tmp_path / "node")) == files_of(tmp_path / "outer")
+
+    def test_a_node_fetches_from_the_bucket_that_its_environment_knows(
+        self, project: Path, tmp_path: Path, moto_bucket: S3Bucket
+    ) -> None:
+        _, uri = publish(project, open_store(f"{moto_bucket.uri}/some/prefix"))
+        assert uri.startswith(f"{moto_bucket.uri}/some/prefix/packages/")
+        assert files_of(fetched(uri, tmp_path / "node")) == files_of(project)
+
+    def test_the_same_files_are_stored_once_and_others_beside_them(self, project: Path, tmp_path: Path) -> None:
+        store = open_store(str(tmp_path / "store"))
+        first, again = publish(project, store)[1], publish(project, store)[1]
+        (project / "job.yaml").write_text("changed\n")
+        other = publish(project, store)[1]
+        assert first == again != other
+        assert len(list(store.list("packages/"))) == 2
+
+
+def fetched(uri: str, node: Path) -> Path:
+    """Return where Ray unpacks a remote working directory."""
+    from ray._private.runtime_env.packaging import download_and_unpack_package
+
+    node.mkdir()
+    return Path(asyncio.run(download_and_unpack_package(uri, str(node))))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

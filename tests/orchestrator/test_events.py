@@ -1,5 +1,6 @@
 """What a run leaves about itself: everything in order, and a state that is true even of a driver that is gone."""
 
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,18 @@ import pytest
 from cluster.identity import canonical_json
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import StoreUnreachableError, check_key
-from orchestrator.events import LOST_AFTER_S, Event, RunLog, RunState, UnknownRunError, read_events, read_run, read_runs
+from orchestrator.events import (
+    LOST_AFTER_S,
+    Event,
+    RunLog,
+    RunState,
+    UnknownRunError,
+    follow_events,
+    read_events,
+    read_run,
+    read_runs,
+    request_stop,
+)
 from orchestrator.progress import Silent
 from orchestrator.run import run_job
 from orchestrator.sources.errors import TooFewLabelsError
@@ -191,6 +203,108 @@ class TestState:
         RunLog(store, "other", heartbeat_s=LONG_S).close("done")
         assert read_run(store, "job-12345678").name == "job"
         assert read_run(store, "other").job is None
+
+
+class TestStopping:
+    def test_a_run_that_is_asked_to_stop_stops_once_and_says_why(self, tmp_path: Path) -> None:
+        store, stops = WatchedStore(tmp_path), threading.Semaphore(0)
+        log = RunLog(store, "job", heartbeat_s=0.002, on_stop=stops.release)
+        assert request_stop(store, log.state.run).state == "running"
+        assert stops.acquire(timeout=30)
+        store.wait_for_states(20)  # many heartbeats later it was still asked once
+        assert not stops.acquire(blocking=False)
+        log.close("stopped", exit_code=143)
+        assert [(it.event, it.message) for it in read_events(store, log.state.run)] == [
+            ("said", "Somebody asked this run to stop.")
+        ]
+
+    def test_by_default_it_stops_as_by_sigterm_whatever_its_main_thread_waits_for(self, tmp_path: Path) -> None:
+        def raise_stop(_signal: int, _frame: object) -> None:
+            raise Stop
+
+        store, before = DirectoryStore(tmp_path), signal.signal(signal.SIGTERM, raise_stop)
+        log = RunLog(store, "job", heartbeat_s=0.01)
+        try:
+            request_stop(store, "job")
+            with pytest.raises(Stop):
+                threading.Event().wait(timeout=30)
+        finally:
+            log.close("stopped", exit_code=143)
+            signal.signal(signal.SIGTERM, before)
+        assert read_run(store, "job").state == "stopped"
+
+    def test_a_job_that_its_cluster_starts_again_stays_stopped(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COFFEY_SUBMISSION_ID", "job-0a1b2c3d")
+        store, stops = DirectoryStore(tmp_path), threading.Semaphore(0)
+        first = RunLog(store, "job", heartbeat_s=LONG_S)
+        request_stop(store, "job-0a1b2c3d")
+        first.close("stopped", exit_code=143)
+        second = RunLog(store, "job", heartbeat_s=0.002, on_stop=stops.release)
+        assert stops.acquire(timeout=30)
+        second.close("stopped", exit_code=143)
+
+    def test_other_runs_of_the_same_job_go_on(self, tmp_path: Path) -> None:
+        store, stops = WatchedStore(tmp_path), threading.Semaphore(0)
+        asked = RunLog(store, "job", heartbeat_s=LONG_S)
+        request_stop(store, asked.state.run)
+        asked.close("stopped", exit_code=143)
+        other = RunLog(store, "job", heartbeat_s=0.002, on_stop=stops.release)
+        store.wait_for_states(12)
+        assert not stops.acquire(blocking=False)
+        other.close("done")
+
+    def test_a_run_that_has_ended_is_not_asked(self, store: DirectoryStore) -> None:
+        put_state(store, "job/1", started=ago(5), state="done")
+        put_state(store, "lost/1", started=ago(900), state="running", updated=ago(LOST_AFTER_S + 5))
+        assert request_stop(store, "job").state == "done"
+        assert request_stop(store, "lost").state == "lost"
+        assert not any("stops" in stat.key for stat in store.list("runs/"))
+        with pytest.raises(UnknownRunError):
+            request_stop(store, "nobody")
+
+    def test_runs_are_listed_beside_wishes_that_they_stop(self, tmp_path: Path) -> None:
+        store = DirectoryStore(tmp_path)
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        request_stop(store, "job")
+        assert [state.run for state in read_runs(store)] == [log.state.run]
+        log.close("stopped", exit_code=143)
+
+
+class TestFollowing:
+    def test_events_are_followed_from_the_first_to_the_last_while_they_are_written(self, store: DirectoryStore) -> None:
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        log.append(event(1))
+        log.flush()
+        following = follow_events(store, log.state.run, poll_s=0.001)
+        assert next(following) == event(1)
+        log.append(event(2))
+        log.flush()
+        assert next(following) == event(2)
+        log.append(event(3))
+        log.close("done")
+        assert list(following) == [event(3)]
+
+    def test_what_is_written_between_two_looks_is_not_missed(self, store: DirectoryStore) -> None:
+        class Late(DirectoryStore):
+            """A store whose run ends right after its state was read."""
+
+            def get(self, key: str) -> memoryview:
+                body = super().get(key)
+                if key.endswith("/state.json") and log.state.state == "running":
+                    body = memoryview(bytes(body))
+                    log.append(event(1))
+                    log.close("done")
+                return body
+
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        assert list(follow_events(Late(Path(store.uri)), log.state.run, poll_s=0.001)) == [event(1)]
+
+    def test_a_run_whose_driver_is_gone_is_not_followed_for_ever(self, store: DirectoryStore) -> None:
+        state = put_state(store, "job/1", started=ago(900), state="running", updated=ago(LOST_AFTER_S + 5))
+        assert list(follow_events(store, "job/1", poll_s=0.001)) == []
+        assert read_run(store, "job").remark == f"no sign of life since {state.updated}"
 
 
 class TestFinding:

@@ -1,0 +1,250 @@
+"""`submit`: a job that runs elsewhere, on a Ray cluster that is there or on one that is started for it."""
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.errors import EnvironmentFailure, SpecError
+from orchestrator.cli.options import AsJson, OptionalAddress, Overrides, SpecFile, address_in_environment
+from orchestrator.cli.output import print_json
+
+if TYPE_CHECKING:
+    from orchestrator.spec import JobSpec
+    from orchestrator.submission import Submission
+
+_COMMAND_NOT_FOUND = 127
+
+
+class Target(StrEnum):
+    """Where a job goes."""
+
+    RAY = "ray"
+    RAYJOB = "rayjob"
+    RAY_UP = "ray-up"
+
+
+class AddressMissingError(SpecError):
+    """Nobody says which cluster."""
+
+    def __str__(self) -> str:
+        return (
+            "--target ray: submit to which cluster? Expected --address URL of its dashboard, RAY_API_SERVER_ADDRESS, "
+            "or another --target."
+        )
+
+
+class ManifestNotWrittenError(SpecError):
+    """The YAML cannot be written where it should."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"--out {self.path}: cannot be written: {self.reason}. Name a file in a directory that exists."
+
+
+class CoffeyMissingError(EnvironmentFailure):
+    """The cluster has no `coffey` command."""
+
+    def __init__(self, submission_id: str) -> None:
+        super().__init__(submission_id)
+        self.submission_id = submission_id
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.submission_id}: the cluster has no `coffey` command. "
+            "Install coffey where the cluster's processes run, and submit again."
+        )
+
+
+def submit(
+    spec: SpecFile,
+    *,
+    target: Annotated[
+        Target,
+        typer.Option(
+            help="A Ray cluster that runs; a RayJob of KubeRay, written as YAML; or a cluster for `ray up`, as YAML."
+        ),
+    ] = Target.RAY,
+    address: OptionalAddress = None,
+    overrides: Overrides = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Hand the RayJob to `kubectl apply`.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the YAML there, in place of standard output.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the log, and exit with the exit code of the job.")
+    ] = False,
+    allow_open: Annotated[
+        bool, typer.Option("--allow-open", help="Submit although the cluster lets in everybody who can reach it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job on a Ray cluster, or write what starts a cluster for it."""
+    from orchestrator.load import load_spec
+
+    _check_options(target, address, apply=apply, out=out, wait=wait)
+    job = load_spec(spec, overrides or ())
+    if target is Target.RAY_UP:
+        _write_launcher(job, shlex.join(["coffey", "submit", str(spec), *_settings(overrides)]), out)
+        return
+    from orchestrator.submission import submission_of
+
+    sent = submission_of(job, spec, overrides or ())
+    if target is Target.RAYJOB:
+        _submit_ray_job(job, sent, apply=apply, out=out, wait=wait, as_json=as_json)
+    else:
+        _submit_to_ray(sent, address or address_in_environment(), wait=wait, allow_open=allow_open, as_json=as_json)
+
+
+def _check_options(target: Target, address: str | None, *, apply: bool, out: Path | None, wait: bool) -> None:
+    if target is not Target.RAY and address is not None:
+        raise typer.BadParameter(f"--address names a cluster that runs, and --target {target.value} starts one")
+    if target is not Target.RAYJOB and apply:
+        raise typer.BadParameter(f"--apply hands over a RayJob; expected --target rayjob, not {target.value}")
+    if target is Target.RAY and out is not None:
+        raise typer.BadParameter("--out is for YAML; expected --target rayjob or ray-up")
+    if wait and (target is Target.RAY_UP or (target is Target.RAYJOB and not apply)):
+        raise typer.BadParameter("--wait waits for a job that is submitted, and this only writes YAML")
+
+
+def _submit_to_ray(sent: "Submission", address: str | None, *, wait: bool, allow_open: bool, as_json: bool) -> None:
+    from cluster import jobs
+
+    if address is None:
+        raise AddressMissingError
+    package = jobs.submit(
+        address,
+        entrypoint=sent.entrypoint,
+        working_dir=sent.working_dir,
+        submission_id=sent.submission_id,
+        env=sent.env,
+        excludes=sent.excludes,
+        allow_open=allow_open,
+    )
+    facts = {"job": sent.submission_id, "address": address, "entrypoint": sent.entrypoint, "files": package.num_files}
+    if not as_json:
+        size = _mebibytes(package.num_bytes)
+        print(f"Submitted {sent.submission_id}; files that travel with it: {package.num_files} ({size}).")
+        print(_ways_on(sent.submission_id, "--address", address), flush=True)
+    elif not wait:
+        print_json(facts)
+    if wait:
+        _wait_on_cluster(address, sent.submission_id, facts, as_json=as_json)
+
+
+def _wait_on_cluster(address: str, submission_id: str, facts: dict[str, object], *, as_json: bool) -> None:
+    from cluster import jobs
+
+    try:
+        for piece in jobs.follow_logs(address, submission_id):
+            print(piece, end="", flush=True, file=sys.stderr if as_json else sys.stdout)
+    except KeyboardInterrupt:
+        _goes_on(submission_id, "--address", address)
+        raise
+    except EnvironmentFailure as error:
+        # The log is for people, the exit code for programs: losing the one must not lose the other.
+        print(f"coffey: the log broke off ({error}). Waiting for the job to end.", file=sys.stderr, flush=True)
+    code = jobs.wait(address, submission_id)
+    if code == _COMMAND_NOT_FOUND:
+        raise CoffeyMissingError(submission_id)
+    if as_json:
+        print_json(facts | {"exit_code": code})
+    raise typer.Exit(code)
+
+
+def _submit_ray_job(
+    job: "JobSpec", sent: "Submission", *, apply: bool, out: Path | None, wait: bool, as_json: bool
+) -> None:
+    from cluster.manifests import kubectl
+    from orchestrator.submission import render_ray_job
+
+    rendered = render_ray_job(job, sent)
+    if out is not None:
+        _write(out, rendered.manifest)
+    if apply:
+        kubectl.apply(rendered.manifest)
+    elif out is None and not as_json:
+        print(rendered.manifest, end="", flush=True)
+    facts = {"job": sent.submission_id, "rayjob": rendered.name, "package": rendered.package_uri, "applied": apply}
+    if as_json and not wait:
+        print_json(facts | ({} if apply or out else {"manifest": rendered.manifest}))
+    elif not as_json:
+        size = f"{rendered.package.num_files} ({_mebibytes(rendered.package.num_bytes)})"
+        _tell(f"{'Applied' if apply else 'Wrote'} RayJob {rendered.name}; files in {rendered.package_uri}: {size}.")
+        _tell(_ways_on(sent.submission_id, "--store", job.store))
+    if wait:
+        _wait_on_store(job, sent.submission_id, rendered.name, facts, as_json=as_json)
+
+
+def _wait_on_store(job: "JobSpec", submission_id: str, rayjob: str, facts: dict[str, object], *, as_json: bool) -> None:
+    from cluster.storage.open import open_store
+    from orchestrator.following import await_run, exit_code_of_run, tell_run
+
+    place = open_store(job.store)
+    silence = f"No sign of the job yet: `kubectl describe rayjob {rayjob}` says what its cluster waits for."
+    try:
+        state = await_run(place, job.name, submission_id, on_silence=lambda: _tell(silence))
+        state = tell_run(place, state, sys.stderr if as_json else sys.stdout, follow=True)
+    except KeyboardInterrupt:
+        _goes_on(submission_id, "--store", job.store)
+        raise
+    code = exit_code_of_run(state)
+    if as_json:
+        print_json(facts | {"run": state.run, "exit_code": code})
+    raise typer.Exit(code)
+
+
+def _write_launcher(job: "JobSpec", submit_again: str, out: Path | None) -> None:
+    from orchestrator.submission import render_launcher
+
+    text = render_launcher(job)
+    if out is None:
+        print(text, end="", flush=True)
+    else:
+        _write(out, text)
+    file = shlex.quote(str(out or "cluster.yaml"))
+    _tell("Then:")
+    for command in (
+        "ray get-auth-token --generate",
+        f"ray up {file}",
+        f"ray dashboard {file}",
+        f"{submit_again} --address http://127.0.0.1:8265",
+        f"ray down {file}",
+    ):
+        _tell(f"  {command}")
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ManifestNotWrittenError(str(out), str(error.strerror)) from error
+
+
+def _settings(overrides: list[str] | None) -> list[str]:
+    return [word for setting in overrides or () for word in ("--set", setting)]
+
+
+def _ways_on(submission_id: str, *where: str) -> str:
+    """Return the commands with which a submitted job is followed, looked at and ended."""
+    named = [submission_id, *where]
+    commands = (["logs", *named, "-f"], ["status", *named], ["stop", *named])
+    return "\n".join(f"  {shlex.join(['coffey', *words])}" for words in commands)
+
+
+def _goes_on(submission_id: str, *where: str) -> None:
+    _tell(f"\nThe job goes on.\n{_ways_on(submission_id, *where)}")
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _mebibytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1024 / 1024:.1f} MiB"
