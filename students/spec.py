@@ -130,6 +130,16 @@ class TrainConfig(Config):
     pipelined: Literal["auto", "never"] = "auto"
     """auto: start while labels still arrive if the cluster has room for teachers and workers together."""
 
+    @model_validator(mode="after")
+    def _room_can_be_counted(self) -> "TrainConfig":
+        if self.min_workers < self.max_workers and self.nodes.labels:
+            raise ValueError(
+                f"workers is {[self.min_workers, self.max_workers]} and nodes.labels names "
+                f"{next(iter(self.nodes.labels))!r}, which Ray does not look at when it counts the room for a group "
+                "that may grow; expected a number of workers, or nodes told apart by `custom` or `accelerator`"
+            )
+        return self
+
     @property
     def min_workers(self) -> int:
         """The smallest number of workers that train."""

@@ -1,7 +1,10 @@
 """The parts of a job: what the teachers' part leaves is all that the student's part asks for, now or as it arrives."""
 
+import itertools
 import pickle
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,14 +13,20 @@ from cluster.errors import TrainingError
 from cluster.session import Capacity
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
+from cluster.shards.records import read_record
 from cluster.storage.open import open_store
 from orchestrator.context import RunContext
 from orchestrator.placement import check_room
 from orchestrator.resolve import resolve
+from orchestrator.steps import train as steps_train
 from orchestrator.steps.follow import await_labels
 from orchestrator.steps.ingest import ingest
+from orchestrator.steps.teach import train_elsewhere
 from students.batches import LabelsLateError
-from tests.fixtures.jobs import commit_all, job_spec, logits_of, new_context, write_sources
+from students.group import Alone
+from students.loop import train
+from students.task import Execution, TrainedRecord, TrainingTask
+from tests.fixtures.jobs import TEACHERS, commit_all, job_spec, logits_of, new_context, train_alone, write_sources
 
 GIVEN = 1
 
@@ -34,8 +43,9 @@ def context(tmp_path: Path) -> RunContext:
 
 def writer(context: RunContext, record: LabelSetRecord) -> Iterator[None]:
     """Commit one shard of a label set at each turn, and do not seal it."""
+    (teacher,) = (teacher for teacher in context.job.teachers if record in teacher.label_sets)
     for number, arrays in enumerate(Dataset.open(context.store, record.dataset)):
-        commit_all(context.store, record, [logits_of(context, context.job.teachers[GIVEN], arrays)], first=number)
+        commit_all(context.store, record, [logits_of(context, teacher, arrays)], first=number)
         yield
 
 
@@ -90,6 +100,48 @@ def test_labels_that_stop_arriving_are_given_up_with_the_shard_that_is_missing(t
     assert isinstance(late.value, TrainingError)
     assert (late.value.number, late.value.timeout_s) == (1, 0.001)
     assert given.train.prefix in str(pickle.loads(pickle.dumps(late.value)))
+
+
+def test_a_student_follows_labels_that_another_run_writes_and_ends_as_one_that_had_them_all(
+    context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, store, training_began = context.job, context.store, threading.Event()
+
+    def train_here(store_uri: str, groups: Sequence[Sequence[TrainingTask]], execution: Execution, _: object) -> None:
+        training_began.set()
+        for task in itertools.chain.from_iterable(groups):
+            train(open_store(store_uri), task, execution, Alone())
+
+    def teach() -> None:
+        theirs = new_context(job, store)
+        for teacher in job.teachers:
+            if teacher.fit is not None:
+                train_alone(store, teacher.fit)
+        shards = [writer(theirs, teacher.train) for teacher in job.teachers]
+        for turns in [*(writer(theirs, teacher.held_out) for teacher in job.teachers), map(next, shards)]:
+            list(turns)
+        assert training_began.wait(60)  # with one shard of each teacher, and calibrated
+        for turns in [*shards, *(writer(theirs, teacher.test) for teacher in job.teachers)]:
+            list(turns)
+
+    monkeypatch.setattr(steps_train, "train_side_by_side", train_here)
+    with ThreadPoolExecutor(1) as others:
+        teaching = others.submit(teach)
+        train_elsewhere(context, Capacity(2, 0))
+        teaching.result()
+
+    found = [read_record(store, task.record_key, TrainedRecord).weights_digest for task in job.students]
+    for task in job.students:
+        store.delete(task.record_key)
+    train_alone(store, *job.students)
+    assert found == [read_record(store, task.record_key, TrainedRecord).weights_digest for task in job.students]
+    assert all(LabelSet(store, record).is_sealed() for teacher in job.teachers for record in teacher.label_sets)
+    assert {result.name: result.outcome for result in context.results} == {
+        **{f"{step}:{name}": "reused" for step, name in [("fit", "fitted"), *(("label", one) for one in TEACHERS)]},
+        "ingest": "computed",
+        **{f"calibrate:{name}": "computed" for name in TEACHERS},
+        "train:student": "computed",
+    }
 
 
 def test_each_part_needs_room_for_its_own_processes_alone(context: RunContext) -> None:

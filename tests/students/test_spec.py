@@ -46,6 +46,13 @@ def test_the_largest_number_of_workers_needs_as_many_lanes() -> None:
         parse_spec(JOB, "job.yaml", ["train.workers=[1,9]"])
 
 
+def test_a_group_that_may_grow_is_not_placed_by_labels_which_ray_does_not_count() -> None:
+    labelled = {"nodes": {"labels": {"zone": "a"}}}
+    assert TrainConfig.model_validate({"workers": [2, 2], **labelled}).nodes.labels == {"zone": "a"}
+    with pytest.raises(ValidationError, match=r"workers is \[1, 2\] and nodes.labels names 'zone'"):
+        TrainConfig.model_validate({"workers": [1, 2], **labelled})
+
+
 def test_a_worker_reserves_what_is_said_of_it_and_of_its_node() -> None:
     nodes = {"custom": {"licence": 1}, "labels": {"zone": "a"}, "accelerator": "L4"}
     config = TrainConfig.model_validate({"cpus_per_worker": 4, "gpus_per_worker": 1, "nodes": nodes})
