@@ -18,7 +18,7 @@ from teachers.deployment import START_TIMEOUT_S, ReplicaSetup, application
 from teachers.lifeline import LIFELINE_NAMESPACE, Lifeline
 from teachers.spec import TeacherConfig
 
-_POLL_S = 0.2
+_POLL_S = 0.5
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 
 
