@@ -27,6 +27,7 @@ from cluster.identity import digest_of
 from cluster.memory import keep_freed_memory
 from cluster.models import InputConfig, ModelConfig
 from cluster.modules import build_module, in_fast_layout, save_weights
+from cluster.resources import ResourceConfig
 from cluster.session import ray_session
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
@@ -41,7 +42,7 @@ from teachers.backends.protocol import Backend
 from teachers.deployment import LabelRequest, ReplicaSetup
 from teachers.hosting import hosted
 from teachers.labelling import label_shards
-from teachers.spec import ResourceConfig, TeacherConfig
+from teachers.spec import TeacherConfig
 
 DATASET = "0" * 16
 CLASSES = 10

@@ -7,9 +7,10 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import EnvironmentFailure
 
@@ -17,6 +18,8 @@ from cluster.errors import EnvironmentFailure
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default of 2 s delays the end of every training by as much
+    # An elastic group that has lost a node asks for as many workers as before until it has waited for so long.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
@@ -51,11 +54,31 @@ class Capacity:
     cpus: float
     gpus: float
     nodes: "tuple[Capacity, ...]" = ()
+    special: Mapping[str, float] = field(default_factory=dict)
+    """Amounts of other resources of a node, by Ray's names."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of a node."""
 
     @classmethod
     def of_nodes(cls, nodes: "Sequence[Capacity]") -> "Capacity":
         """Return what so many nodes can hand out."""
         return cls(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), tuple(nodes))
+
+    @classmethod
+    def of_ray(cls, nodes: Sequence[Mapping[str, Any]]) -> "Capacity":
+        """Return what the nodes that `ray.nodes()` lists as alive can hand out."""
+        return cls.of_nodes([cls._of_node(node) for node in nodes if node["Alive"]])
+
+    @classmethod
+    def _of_node(cls, node: Mapping[str, Any]) -> "Capacity":
+        found: dict[str, float] = dict(node["Resources"])
+        cpus, gpus = found.pop("CPU", 0.0), found.pop("GPU", 0.0)
+        return cls(cpus, gpus, special=found, labels=node.get("Labels") or {})
+
+    @property
+    def amounts(self) -> Mapping[str, float]:
+        """All that a node can hand out, by Ray's names."""
+        return {**self.special, "CPU": self.cpus, "GPU": self.gpus}
 
 
 def local_capacity(cpus: int | None) -> Capacity:
@@ -83,8 +106,7 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Cap
         except Exception as error:  # Ray raises the bare class when a node does not start in time
             raise ClusterUnreachableError(address, f"{type(error).__name__}: {error}") from error
         try:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            yield Capacity.of_nodes([Capacity(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes])
+            yield Capacity.of_ray(ray.nodes())
         finally:
             with _ray_noise_in(f"{logs}/ray.log"):
                 ray.shutdown()

@@ -1,9 +1,10 @@
-"""Results of Ray tasks, with their errors out of Ray's wrapping."""
+"""Ray's tasks and actors: results with their errors out of Ray's wrapping, and actors that end with their driver."""
 
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import EnvironmentFailure
 from cluster.failures import own_error, reason_of
@@ -37,3 +38,8 @@ def result_of(ref: "ray.ObjectRef[Any]") -> Any:
         raise own_error(error) or error from error
     except ray.exceptions.RayError as error:
         raise own_error(error) or TaskLostError(reason_of(error)) from error
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """Return where to put what must not be lost with another node: on that of this process."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

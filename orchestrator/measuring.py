@@ -12,6 +12,7 @@ import torch
 
 from cluster.models import InputConfig, ModelConfig
 from cluster.modules import build_module, in_fast_layout, input_array, load_weights, num_parameters, to_inputs
+from cluster.resources import ResourceConfig
 from cluster.shards.records import read_record
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
@@ -21,7 +22,6 @@ from students.exits import StudentExit, load_exits, used_parameters
 from students.task import TrainedRecord, TrainingTask
 from students.trained import build_trained
 from teachers.backends.load import load_backend
-from teachers.spec import ResourceConfig
 
 _TIMED_CALLS = 30
 _BATCH_ROWS = 1024

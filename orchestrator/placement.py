@@ -1,11 +1,13 @@
 """What runs at the same time as what, on a cluster of a given size. Pure: it neither asks nor changes a cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cluster.errors import EnvironmentFailure
+from cluster.resources import ResourceConfig
 from cluster.session import Capacity
+from orchestrator.room import Demand, have_room, nodes_of, num_places, suits
 from students.spec import TrainConfig
 from teachers.spec import TeacherConfig
 
@@ -19,24 +21,9 @@ class DoesNotFitError(EnvironmentFailure):
 
     def __str__(self) -> str:
         return (
-            f"{self.what} needs {self.asked}; the cluster has {self.found} in all, so it would wait forever. "
-            "Ask for less, or give the cluster more (cluster.address, cluster.cpus)."
+            f"{self.what} needs {self.asked}; the cluster has {self.found}, so it would wait forever. Ask for less, or "
+            "give the cluster more (cluster.address, cluster.cpus), or say what it may grow to (cluster.may_grow_to)."
         )
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What something reserves while it runs."""
-
-    cpus: float
-    gpus: float
-
-    def __add__(self, other: "Demand") -> "Demand":
-        return Demand(self.cpus + other.cpus, self.gpus + other.gpus)
-
-    def fits(self, capacity: Capacity) -> bool:
-        """Return whether the cluster could hand out so much."""
-        return self.cpus <= capacity.cpus + 1e-9 and self.gpus <= capacity.gpus + 1e-9
 
 
 @dataclass(frozen=True)
@@ -73,52 +60,41 @@ def place(
     if train is None or num_groups == 1:
         return Placement(waves, *_pipeline(waves, train, capacity, fused_first=fused_first))
     demand = demand_of_training(train, num_groups)
-    is_room = demand.fits(capacity) and num_groups * train.workers <= _most_workers(train, capacity)
+    is_room = have_room([demand], capacity)
     pipelined, because = _pipeline(
         waves, train, capacity, fused_first=fused_first, num_groups=num_groups if is_room else 1
     )
-    each = _shown(demand_of_worker(train))
-    of_nodes = f" on {len(capacity.nodes)} nodes, and a worker needs {each} of one" if len(capacity.nodes) > 1 else ""
-    members_because = f"together they need {_shown(demand)}, the cluster has {_shown(capacity)}{of_nodes}"
+    nodes = f" on {len(capacity.nodes)} nodes, and a worker needs {demand.each} of one" if _is_spread(capacity) else ""
+    members_because = f"together they need {demand}, the cluster has {_shown(capacity)}{nodes}"
     return Placement(waves, pipelined, because, "side by side" if is_room else "in turns", members_because)
 
 
 def check_room(teachers: Sequence[TeacherConfig], train: TrainConfig | None, capacity: Capacity) -> None:
     """Raise `DoesNotFitError` if a teacher, or the training, is larger than the cluster and would wait forever."""
-    for teacher in teachers:
-        _check(f"teacher {teacher.name}", demand_of_teacher(teacher), capacity)
+    for misfit in misfits(teachers, train, capacity):
+        raise misfit
+
+
+def misfits(
+    teachers: Sequence[TeacherConfig], train: TrainConfig | None, capacity: Capacity
+) -> Iterator[DoesNotFitError]:
+    """Yield what has no room even if it has the cluster for itself."""
+    demands = {f"teacher {teacher.name}": demand_of_teacher(teacher) for teacher in teachers}
     if train is not None:
-        _check(f"training on {train.workers} workers", demand_of_training(train), capacity)
+        demands |= {f"training on {train.min_workers} workers": demand_of_training(train)}
+    for what, demand in demands.items():
+        if not have_room([demand], capacity):
+            yield DoesNotFitError(what, _asked(demand, capacity), _found(demand.each, capacity))
 
 
 def demand_of_teacher(teacher: TeacherConfig) -> Demand:
-    """Return what the replicas of a teacher reserve from the start."""
-    count = teacher.replicas if isinstance(teacher.replicas, int) else teacher.replicas.min
-    return _times(count, teacher)
+    """Return the replicas of a teacher that are there from the start."""
+    return Demand(teacher.min_replicas, teacher.resources)
 
 
 def demand_of_training(train: TrainConfig, num_groups: int = 1) -> Demand:
-    """Return what all workers of so many groups reserve."""
-    num_workers = num_groups * train.workers
-    return Demand(num_workers * train.cpus_per_worker, num_workers * train.gpus_per_worker)
-
-
-def demand_of_worker(train: TrainConfig) -> Demand:
-    """Return what a worker reserves, on one node."""
-    return Demand(train.cpus_per_worker, train.gpus_per_worker)
-
-
-def _most_workers(train: TrainConfig, capacity: Capacity) -> int:
-    """Return how many workers find room at the same time; of workers that are alike, no order leaves room for more."""
-    need = demand_of_worker(train)
-    return sum(
-        min(int(room / asked + 1e-9) for room, asked in ((node.cpus, need.cpus), (node.gpus, need.gpus)) if asked > 0)
-        for node in capacity.nodes or (capacity,)
-    )
-
-
-def _times(count: int, teacher: TeacherConfig) -> Demand:
-    return Demand(count * teacher.resources.cpu, count * teacher.resources.gpu)
+    """Return the workers of so many groups without which they do not train."""
+    return Demand(num_groups * train.min_workers, train.resources)
 
 
 def _pipeline(
@@ -137,33 +113,57 @@ def _pipeline(
         return False, "train.pipelined is never"
     if fused_first:
         return False, "fusion.when is write: labels are fused before training reads them"
-    # At their largest: teachers that grow would take the cores that the workers count on.
-    at_most = (_times(teacher.max_replicas, teacher) for wave in waves for teacher in wave)
-    together = sum(at_most, demand_of_training(train, num_groups))
-    if together.fits(capacity):
-        return True, f"teachers and workers together need {_shown(together)} of {_shown(capacity)}"
-    return False, f"teachers and workers together need {_shown(together)}, the cluster has {_shown(capacity)}"
+    # At their largest: who grows would take the cores that others count on.
+    teachers = [Demand(teacher.max_replicas, teacher.resources) for wave in waves for teacher in wave]
+    demands = [*teachers, Demand(num_groups * train.max_workers, train.resources)]
+    need = f"teachers and workers together need {_summed(demands)}"
+    if have_room(demands, capacity):
+        return True, f"{need} of {_shown(capacity)}"
+    nodes = f" on {len(capacity.nodes)} nodes" if _is_spread(capacity) else ""
+    return False, f"{need}, the cluster has {_shown(capacity)}{nodes}"
 
 
 def _pack(teachers: Sequence[TeacherConfig], capacity: Capacity) -> tuple[tuple[TeacherConfig, ...], ...]:
     """Fill each wave in the order given."""
     waves: list[list[TeacherConfig]] = []
-    used = Demand(0, 0)
     for teacher in teachers:
-        demand = demand_of_teacher(teacher)
-        if not waves or not (used + demand).fits(capacity):
+        up = [*(waves[-1] if waves else []), teacher]
+        if not waves or not have_room(list(map(demand_of_teacher, up)), capacity):
             waves.append([])
-            used = Demand(0, 0)
         waves[-1].append(teacher)
-        used = used + demand
     return tuple(map(tuple, waves))
 
 
-def _check(what: str, demand: Demand, capacity: Capacity) -> None:
-    if not demand.fits(capacity):
-        raise DoesNotFitError(what, _shown(demand), _shown(capacity))
+def _is_spread(capacity: Capacity) -> bool:
+    return len(capacity.nodes) > 1
 
 
-def _shown(amount: Demand | Capacity) -> str:
-    gpus = f" and {amount.gpus:g} GPU" if amount.gpus else ""
-    return f"{amount.cpus:g} CPU{gpus}"
+def _asked(demand: Demand, capacity: Capacity) -> str:
+    if not _is_spread(capacity) or demand.count == 1:
+        return str(demand)
+    return f"{demand.count} times {demand.each}, each on one node"
+
+
+def _found(each: ResourceConfig, capacity: Capacity) -> str:
+    """Say what there is of what is asked: in all, or on the node that has the most places for it."""
+    nodes = nodes_of(capacity)
+    suited = [node for node in nodes if suits(node, each)]
+    if not suited:
+        return f"no node with {each.named}"
+    largest = max(suited, key=lambda node: (num_places(each, [node]), node.gpus, node.cpus))
+    sizes = ", ".join([_shown(largest), *(f"{largest.special[name]:g} {name}" for name in each.custom)])
+    if len(nodes) == 1:
+        return f"{sizes} in all"
+    return f"room for {num_places(each, nodes)}, the largest of {len(suited)} nodes for it with {sizes}"
+
+
+def _summed(demands: Sequence[Demand]) -> str:
+    return _sizes(sum(demand.cpus for demand in demands), sum(demand.gpus for demand in demands))
+
+
+def _shown(capacity: Capacity) -> str:
+    return _sizes(capacity.cpus, capacity.gpus)
+
+
+def _sizes(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")

@@ -16,28 +16,15 @@ from orchestrator.beside import loaded_beside
 from orchestrator.labelled import Labelled, teachers_left_out, unread_label_sets
 from orchestrator.labellers import ResolvedTeacher
 from orchestrator.placement import Placement, check_room, place
+from orchestrator.planned import Part, PlannedStep, StepKind, StepState
 from orchestrator.resolve import Job, resolve
 from orchestrator.spec import JobSpec
 from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord
 from students.members import groups_of
+from students.spec import TrainConfig
 from students.task import TrainingTask
-
-StepKind = Literal["ingest", "fit", "label", "calibrate", "combine", "fuse", "train", "baseline", "evaluate", "export"]
-StepState = Literal["done", "partial", "to do"]
-
-
-class PlannedStep(Config):
-    """One node of the plan."""
-
-    name: str
-    kind: StepKind
-    identity: str
-    state: StepState
-    rows: int | None = None
-    """Rows it computes in all, where that is known."""
-    rows_done: int | None = None
-    note: str = ""
+from teachers.spec import TeacherConfig
 
 
 class Plan(Config):
@@ -147,7 +134,7 @@ class Inspection:
         sealed = sum(self._labelled.is_sealed(record) for record in needed)
         known = None if None in rows else sum(count for count in rows if count is not None)
         state: StepState = "done" if sealed == len(records) else ("partial" if done else "to do")
-        note = f"{teacher.config.max_replicas} x {teacher.config.resources.cpu:g} CPU on Ray Serve"
+        note = f"{teacher.config.max_replicas} x {teacher.config.resources} on Ray Serve"
         if teacher.views != (teacher.train,):
             note = f"{len(teacher.views)} view(s) of the training rows, {note}"
         if not set(teacher.views) & set(needed):
@@ -213,7 +200,7 @@ class Inspection:
     def train(self) -> PlannedStep:
         """Look for the trained students."""
         train = self._job.spec.train
-        note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.workers} worker(s)"
+        note = f"{len(train.seeds)} seed(s), {train.epochs} epochs, {train.num_workers_shown}"
         if beside := loaded_beside(self._store, self._job.students[0].live_teachers):
             note += f"; {beside}"
         if (cohort := self._job.spec.cohort) is not None:
@@ -224,7 +211,7 @@ class Inspection:
         """Look for a generation before the student."""
         assert generation.fit is not None, "generations are trained"  # noqa: S101
         train, name = self._job.spec.train, f"train:{generation.config.name}"
-        return self._trained(name, "train", (generation.fit,), note=f"{train.epochs} epochs, {train.workers} worker(s)")
+        return self._trained(name, "train", (generation.fit,), note=f"{train.epochs} epochs, {train.num_workers_shown}")
 
     def baseline(self) -> PlannedStep:
         """Look for the lone students."""
@@ -247,24 +234,30 @@ class Inspection:
         return *map(self.generation, self._job.generations), self.train()
 
     def check_room(self, capacity: Capacity) -> None:
-        """Raise `DoesNotFitError` if something that is left is larger than the cluster and would wait for it forever.
+        """Raise `DoesNotFitError` if something that is left has no room in the cluster and would wait forever."""
+        check_room(*self.left(), capacity)
 
-        What is done needs no room: labels may come from a larger cluster, last week.
+    def left(self, part: Part = "all") -> tuple[list[TeacherConfig], TrainConfig | None]:
+        """Return who needs room for a part of the job.
+
+        What is done needs none: labels may come from a larger cluster, last week.
         """
         job = self._job
+        labellers = {"all": job.labellers, "teachers": job.teachers, "student": job.generations}[part]
         teachers = [
             teacher.config
-            for teacher in job.labellers
+            for teacher in labellers
             if _is_left(self.label(teacher)) or (teacher.fit is not None and _is_left(self.fit(teacher.fit)))
         ]
         trains = any(map(_is_left, self.trainings())) or (bool(job.baselines) and _is_left(self.baseline()))
-        check_room(teachers, job.spec.train if trains else None, capacity)
+        return teachers, job.spec.train if trains and part != "teachers" else None
 
-    def place(self, capacity: Capacity) -> Placement:
-        """Decide how the labelling and the training that are left share a cluster."""
+    def place(self, capacity: Capacity, part: Part = "all") -> Placement:
+        """Decide how the labelling and the training that are left of a part of the job share a cluster."""
         job = self._job
-        teachers = [teacher.config for teacher in job.teachers if _is_left(self.label(teacher))]
-        train = job.spec.train if _is_left(self.trainings()[0]) else None
+        labellers = () if part == "student" else job.teachers
+        teachers = [teacher.config for teacher in labellers if _is_left(self.label(teacher))]
+        train = job.spec.train if part != "teachers" and _is_left(self.trainings()[0]) else None
         num_groups = len(groups_of(job.students))
         return place(teachers, train, capacity, fused_first=job.fused is not None, num_groups=num_groups)
 

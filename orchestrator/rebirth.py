@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.config import Config
+from cluster.resources import ResourceConfig
 from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
-from teachers.spec import ReplicaRange, ResourceConfig
+from teachers.spec import ReplicaRange
 
 
 class GenerationsConfig(Config):

@@ -2,7 +2,9 @@
 
 import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, PartialResult
 from cluster.failures import own_error, reason_of
@@ -11,10 +13,14 @@ from cluster.storage.probe import check_writable
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext
 from orchestrator.events import RunLog
+from orchestrator.placement import check_room, misfits
+from orchestrator.planned import Part, PlannedStep
 from orchestrator.progress import Progress
 from orchestrator.publishing import publish_report
+from orchestrator.reach import check_reach
 from orchestrator.report.record import Report
 from orchestrator.resolve import resolve
+from orchestrator.room import grown
 from orchestrator.spec import JobSpec
 from orchestrator.steps.ingest import ingest
 
@@ -28,19 +34,54 @@ class RunResult:
     report_uri: str
 
 
-def run_job(spec: JobSpec, store: ObjectStore, *, command: str, progress: Progress) -> RunResult:
+@dataclass(frozen=True)
+class LabelResult:
+    """What a run of the teachers' part leaves behind, beside the labels."""
+
+    run: str
+    teacher_rows: int
+    """Rows that went through a teacher in this run."""
+
+
+def run_job(
+    spec: JobSpec, store: ObjectStore, *, command: str, progress: Progress, part: Literal["all", "student"] = "all"
+) -> RunResult:
     """Do what is left of a job, and write its report; everything that was done before is found in the store.
 
-    `command` is the line that repeats the run, for the report.
+    `command` is the line that repeats the run, for the report. Of the student's part, labels are made by another run.
     """
     started_s = time.monotonic()
     job = resolve(spec)
     check_writable(store)
     log = RunLog(store, spec.name)
-    try:
+    with _failures_in(log):
         context = RunContext(job, store, log, progress)
-        shortfall = _do_steps(context)
+        shortfall = _do_steps(context, part)
         report, uri = publish_report(context, command=command, wall_s=time.monotonic() - started_s)
+    if shortfall is not None:
+        log.close("failed", error=str(shortfall), exit_code=shortfall.exit_code, report=True)
+        raise shortfall
+    log.close("done", report=True)
+    return RunResult(log.state.run, report, uri)
+
+
+def label_job(spec: JobSpec, store: ObjectStore, *, progress: Progress) -> LabelResult:
+    """Do what is left of the teachers' part of a job: the rows, teachers that are fitted, and all labels."""
+    job = resolve(spec)
+    check_writable(store)
+    log = RunLog(store, spec.name)
+    with _failures_in(log):
+        context = RunContext(job, store, log, progress)
+        _do_steps_of_teachers(context)
+    log.close("done")
+    return LabelResult(log.state.run, context.teacher_rows)
+
+
+@contextlib.contextmanager
+def _failures_in(log: RunLog) -> Iterator[None]:
+    """Note in the log what ends a run early."""
+    try:
+        yield
     except Exception as error:
         code = (own_error(error) or CoffeyError()).exit_code
         # If the store is what failed it will not take this either; what ended the run is what the user has to see.
@@ -52,39 +93,71 @@ def run_job(spec: JobSpec, store: ObjectStore, *, command: str, progress: Progre
         with contextlib.suppress(CoffeyError):
             log.close("stopped", exit_code=code)
         raise
-    if shortfall is not None:
-        log.close("failed", error=str(shortfall), exit_code=shortfall.exit_code, report=True)
-        raise shortfall
-    log.close("done", report=True)
-    return RunResult(log.state.run, report, uri)
 
 
-def _do_steps(context: RunContext) -> PartialResult | None:
+def _do_steps(context: RunContext, part: Literal["all", "student"]) -> PartialResult | None:
     """Do what is left; return what could not be done although everything else could."""
     ingest(context)
     inspection = context.inspect()
     inspection.check_seals()
-    steps = inspection.steps()
-    if all(step.state == "done" for step in steps):
-        for step in steps[1:]:
-            context.reused(step)
+    if _are_done(context, inspection.steps()):
         return None
+    with _cluster(context, part) as capacity:
+        return _do_on_cluster(context, capacity, part)
+
+
+def _do_steps_of_teachers(context: RunContext) -> None:
+    ingest(context)
+    inspection = context.inspect()
+    inspection.check_seals()
+    teachers = context.job.teachers
+    fits = [inspection.fit(teacher.fit) for teacher in teachers if teacher.fit is not None]
+    labels = [inspection.label(teacher) for teacher in teachers]
+    if not inspection.awaits_selection and _are_done(context, [inspection.ingest(), *fits, *labels]):
+        return
+    with _cluster(context, "teachers") as capacity:
+        from orchestrator.steps.fit import fit
+        from orchestrator.steps.teach import label
+
+        fit(context, "teachers")
+        label(context, capacity)
+
+
+def _are_done(context: RunContext, steps: Sequence[PlannedStep]) -> bool:
+    """Account for the steps, ingest first, if all of them are done."""
+    if any(step.state != "done" for step in steps):
+        return False
+    for step in steps[1:]:
+        context.reused(step)
+    return True
+
+
+@contextlib.contextmanager
+def _cluster(context: RunContext, part: Part) -> Iterator[Capacity]:
+    """Connect to the cluster, and say what does not fit before anything is started that would wait for it forever."""
     cluster = context.job.spec.cluster
     with ray_session(cluster.address, cpus=cluster.cpus) as capacity:
-        # Whatever does not fit is said before anything is started that would wait for it forever.
-        context.inspect().check_room(capacity)
-        return _do_on_cluster(context, capacity)
+        room = grown(capacity, cluster.may_grow_to)
+        check_reach(context.store, cluster, room)
+        left = context.inspect().left(part)
+        check_room(*left, room)
+        for misfit in misfits(*left, capacity):
+            context.said(f"{misfit.what} waits until the cluster has grown: it needs {misfit.asked}")
+        yield room
 
 
-def _do_on_cluster(context: RunContext, capacity: Capacity) -> PartialResult | None:
+def _do_on_cluster(context: RunContext, capacity: Capacity, part: Literal["all", "student"]) -> PartialResult | None:
     # Ray's libraries cost seconds to import; a run that finds everything done never pays them.
     from orchestrator.steps.evaluate import evaluate
     from orchestrator.steps.export import export
     from orchestrator.steps.fit import fit
-    from orchestrator.steps.teach import label_and_train
+    from orchestrator.steps.teach import label_and_train, train_elsewhere
 
-    fit(context)
-    label_and_train(context, capacity)
+    fit(context, part)
+    if part == "all":
+        label_and_train(context, capacity)
+    else:
+        train_elsewhere(context, capacity)
     evaluate(context)
     try:
         export(context)

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from cluster.config import Config
 from cluster.manifests.spec import KubernetesConfig, LauncherConfig
+from cluster.resources import NodeKindConfig
 from orchestrator.blending import unblendable
 from orchestrator.cohorting import unteachable
 from orchestrator.rebirth import GenerationsConfig, unborn
@@ -33,6 +34,12 @@ class ClusterConfig(Config):
     """Cores that a cluster started here may hand out; by default all of this machine."""
     labels_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Training that follows a growing label set gives up when nothing arrives for so long."""
+    store_is_shared: bool = False
+    """All nodes of the cluster see the same directory at the path of the store, as on a network file system."""
+    may_grow_to: tuple[NodeKindConfig, ...] = ()
+    """Nodes that the cluster's autoscaler may add: what fits only on these waits for them, and is not refused."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time that teachers, or the workers of a training, may take to find room and to start."""
     kubernetes: KubernetesConfig | None = None
     """What `coffey submit --target rayjob` needs to know."""
     launcher: LauncherConfig | None = None
@@ -118,9 +125,9 @@ class JobSpec(Config):
     @model_validator(mode="after")
     def _workers_have_lanes(self) -> "JobSpec":
         lanes = self.train.order.lanes
-        if self.train.workers > lanes:
+        if self.train.max_workers > lanes:
             raise ValueError(
-                f"train.workers is {self.train.workers} and train.order.lanes is {lanes}; expected workers <= lanes"
+                f"train.workers is {self.train.max_workers} and train.order.lanes is {lanes}; expected workers <= lanes"
             )
         sizes = {"train.batch_size": self.train.batch_size}
         sizes |= {} if self.baseline is None else {"baseline.batch_size": self.baseline.batch_size}

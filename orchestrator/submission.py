@@ -17,12 +17,13 @@ from cluster.manifests.rayjob import name_of, ray_job
 from cluster.manifests.secrecy import refuse_secrets
 from cluster.manifests.spec import KubernetesConfig
 from cluster.package import Package, publish
+from cluster.resources import ResourceConfig
 from cluster.storage.open import open_store
 from cluster.yaml_text import dump_yaml
 from orchestrator.spec import JobSpec
 from orchestrator.specfile.overrides import written
 from students.cohorts.codistillation import CodistillationCohort
-from teachers.spec import ReplicaRange, ResourceConfig
+from teachers.spec import ReplicaRange
 
 # Where the store of a bucket is, as this machine sees it; never who may enter.
 _STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
@@ -39,7 +40,7 @@ class SectionMissingError(SpecError):
         return f"--target {self.target}: the spec has no `{self.section}`; expected it with at least `{self.needs}`."
 
 
-class StoreNotSharedError(SpecError):
+class StoreOutOfReachError(SpecError):
     """Pods could not reach the store, or this machine cannot put the job's files where they do."""
 
     def __init__(self, store: str, reason: str) -> None:
@@ -80,7 +81,7 @@ def submission_of(job: JobSpec, spec: Path, overrides: Sequence[str]) -> Submiss
     here, path = Path.cwd(), spec.absolute()
     working_dir = here if path.is_relative_to(here) else path.parent
     settings = [written("cluster.address", "auto"), *overrides]
-    is_bucket = job.store.startswith("s3://")
+    is_bucket = _is_bucket(job)
     store = job.store if is_bucket else open_store(job.store).uri
     if not is_bucket:
         settings.append(written("store", store))  # the job runs in another directory
@@ -115,7 +116,8 @@ def render_ray_job(job: JobSpec, sent: Submission) -> Rendered:
     manifest = ray_job(
         config,
         submission_id=sent.submission_id,
-        entrypoint=sent.entrypoint,
+        # A directory is of the volume that all pods have.
+        entrypoint=sent.entrypoint if _is_bucket(job) else f"{sent.entrypoint} --set cluster.store_is_shared=true",
         working_dir=uri,
         env=sent.env,
         pools=pools_of(job),
@@ -148,8 +150,8 @@ def pools_of(job: JobSpec) -> tuple[Pool, ...]:
         units.append(Unit(later.cpus, later.gpus, least=0, most=later.most))
     train, cohort = job.train, job.cohort
     num_groups = 1 + len(cohort.members) if isinstance(cohort, CodistillationCohort) else 1
-    workers = num_groups * train.workers
-    trains = Unit(train.cpus_per_worker, train.gpus_per_worker, least=workers, most=workers)
+    least, most = num_groups * train.min_workers, num_groups * train.max_workers
+    trains = Unit(train.cpus_per_worker, train.gpus_per_worker, least, most)
     return tuple(filter(None, (pool_of("teachers", units), pool_of("students", [trains]))))
 
 
@@ -158,14 +160,18 @@ def _replicas(replicas: int | ReplicaRange, resources: ResourceConfig) -> Unit:
     return Unit(resources.cpu, resources.gpu, least, most)
 
 
+def _is_bucket(job: JobSpec) -> bool:
+    return job.store.startswith("s3://")
+
+
 def _check_shared(job: JobSpec, config: KubernetesConfig) -> None:
-    if job.store.startswith("s3://"):
+    if _is_bucket(job):
         return
     store = open_store(job.store).uri
     if config.volume is None:
-        raise StoreNotSharedError(store, "the pods of a RayJob have no volume")
+        raise StoreOutOfReachError(store, "the pods of a RayJob have no volume")
     path = Path(config.volume.mount_path)
     if not Path(store).is_relative_to(path):
-        raise StoreNotSharedError(store, f"it is not below {path}, where the pods have their volume")
+        raise StoreOutOfReachError(store, f"it is not below {path}, where the pods have their volume")
     if not path.is_dir():
-        raise StoreNotSharedError(store, f"there is no {path} here, to leave the job's files in")
+        raise StoreOutOfReachError(store, f"there is no {path} here, to leave the job's files in")

@@ -3,6 +3,7 @@
 import ray
 import torch
 
+from cluster.resources import ResourceConfig
 from cluster.storage.open import open_store
 from students.group import Alone
 from students.loop import train
@@ -10,11 +11,10 @@ from students.task import Execution, TrainedRecord, TrainingTask
 
 
 def start_alone(
-    store_uri: str, task: TrainingTask, execution: Execution, *, cpus: float, gpus: float
+    store_uri: str, task: TrainingTask, execution: Execution, *, on: ResourceConfig
 ) -> "ray.ObjectRef[TrainedRecord]":
     """Start a training in a Ray task that is repeated, from its last checkpoint, if its process dies."""
-    options = {"num_cpus": cpus, "num_gpus": gpus, "name": task.name}
-    return _train_alone.options(**options).remote(store_uri, task, execution)
+    return _train_alone.options(name=task.name, **on.ray_options).remote(store_uri, task, execution)
 
 
 @ray.remote(max_retries=3)

@@ -2,17 +2,25 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
+from cluster.resources import NodeConfig, ResourceConfig
 from students.weightings.catalogue import WeightingConfig
 from students.weightings.static import StaticWeighting
 
 Combine = Literal["mean_probability", "mean_logit", "vote", "dawid_skene", "stacking"]
 Merit = Literal["nll", "accuracy"]
 Calibrate = Literal["temperature", "vector", "none"]
+NumWorkers = Annotated[int, Field(ge=1)]
+
+
+def _is_a_range(workers: tuple[int, int]) -> tuple[int, int]:
+    if workers[0] > workers[1]:
+        raise ValueError(f"found {list(workers)}; expected [min, max] with min <= max")
+    return workers
 
 
 def _named(calibrate: object) -> object:
@@ -99,9 +107,13 @@ class TrainConfig(Config):
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Rows of one update, summed over all workers. Every row is used once an epoch, so a batch may hold fewer."""
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: NumWorkers | Annotated[tuple[NumWorkers, NumWorkers], AfterValidator(_is_a_range)] = 1
+    """How many train together; `[min, max]` for as many as the cluster has room for at the time. The order of the rows
+    is the same for any number."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    nodes: NodeConfig = NodeConfig()
+    """What the node of a worker must have beside these; custom amounts are reserved by each worker."""
     optimizer: OptimizerConfig = OptimizerConfig()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     """One student is trained for each; the first is exported, all are reported."""
@@ -117,6 +129,37 @@ class TrainConfig(Config):
     """Times that lost workers are replaced, going on from the last checkpoint."""
     pipelined: Literal["auto", "never"] = "auto"
     """auto: start while labels still arrive if the cluster has room for teachers and workers together."""
+
+    @model_validator(mode="after")
+    def _room_can_be_counted(self) -> "TrainConfig":
+        if self.min_workers < self.max_workers and self.nodes.labels:
+            raise ValueError(
+                f"workers is {[self.min_workers, self.max_workers]} and nodes.labels names "
+                f"{next(iter(self.nodes.labels))!r}, which Ray does not look at when it counts the room for a group "
+                "that may grow; expected a number of workers, or nodes told apart by `custom` or `accelerator`"
+            )
+        return self
+
+    @property
+    def min_workers(self) -> int:
+        """The smallest number of workers that train."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The largest number of workers that train."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def num_workers_shown(self) -> str:
+        """The number of workers, or both bounds, in words."""
+        least, most = self.min_workers, self.max_workers
+        return f"{least} worker(s)" if least == most else f"{least} to {most} workers"
+
+    @property
+    def resources(self) -> ResourceConfig:
+        """What each worker reserves."""
+        return ResourceConfig(cpu=self.cpus_per_worker, gpu=self.gpus_per_worker, **self.nodes.model_dump())
 
 
 class BaselineConfig(Config):

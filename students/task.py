@@ -161,6 +161,7 @@ class Execution(Config):
     compile: bool = False
     checkpoint_every_s: float = 30.0
     labels_timeout_s: float = 600.0
+    start_timeout_s: float = 600.0
     threads: int = 1
 
 

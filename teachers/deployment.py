@@ -30,6 +30,9 @@ from teachers.spec import ReplicaRange, TeacherConfig
 REQUESTS_PER_REPLICA = 2
 """One that is computed and one whose bytes are on their way."""
 
+START_TIMEOUT_S = 600.0
+"""Longest wait for a replica that is to take requests, such as while a dead one's successor loads its model."""
+
 _HEARTBEAT_S = 0.5
 
 
@@ -166,7 +169,7 @@ def application(setup: ReplicaSetup) -> serve.Application:
     options: dict[str, object] = {
         "name": config.name,
         "max_ongoing_requests": REQUESTS_PER_REPLICA,
-        "ray_actor_options": {"num_cpus": config.resources.cpu, "num_gpus": config.resources.gpu},
+        "ray_actor_options": config.resources.ray_options,
         "health_check_period_s": 2.0,
         "health_check_timeout_s": 30.0,
         "graceful_shutdown_wait_loop_s": 0.1,
@@ -176,11 +179,14 @@ def application(setup: ReplicaSetup) -> serve.Application:
         case int(count):
             options["num_replicas"] = count
         case ReplicaRange(min=low, max=high):
+            # A replica that is taken down because little is left to do may be in the middle of a shard.
+            options["graceful_shutdown_timeout_s"] = config.stall_timeout_s
             options["autoscaling_config"] = {
                 "min_replicas": low,
                 "max_replicas": high,
                 "target_ongoing_requests": REQUESTS_PER_REPLICA,
                 "upscale_delay_s": 2.0,
+                "downscale_delay_s": 10.0,
                 "metrics_interval_s": 1.0,
                 "look_back_period_s": 2.0,
             }

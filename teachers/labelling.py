@@ -14,12 +14,17 @@ from ray.serve.handle import DeploymentHandle
 from cluster.errors import TeacherError
 from cluster.failures import reason_of
 from cluster.shards.commits import Commit
-from teachers.deployment import REQUESTS_PER_REPLICA, Accepted, Alive, Answer, Labelled, LabelRequest
+from teachers.deployment import (
+    REQUESTS_PER_REPLICA,
+    START_TIMEOUT_S,
+    Accepted,
+    Alive,
+    Answer,
+    Labelled,
+    LabelRequest,
+)
 from teachers.shard_queue import ShardQueue
 from teachers.spec import TeacherConfig
-
-START_TIMEOUT_S = 600.0
-"""Longest wait for any replica to take a request, such as while a dead one's successor loads its model."""
 
 
 @dataclass(frozen=True)

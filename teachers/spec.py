@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from cluster.models import InputConfig, Reference
 from cluster.optimizers import OptimizerConfig
+from cluster.resources import ResourceConfig
 from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, ModulePath, TapConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
@@ -34,19 +35,6 @@ class ReplicaRange(Config):
         if self.min > self.max:
             raise ValueError(f"min is {self.min} and max is {self.max}; expected min <= max")
         return self
-
-
-class ResourceConfig(Config):
-    """What one replica or one worker reserves."""
-
-    cpu: Annotated[float, Field(gt=0)] = 1.0
-    """Cores; also the number of torch threads, rounded down and at least one."""
-    gpu: Annotated[float, Field(ge=0)] = 0.0
-
-    @property
-    def num_threads(self) -> int:
-        """Threads that torch may use without taking another process's core."""
-        return max(1, int(self.cpu))
 
 
 class TeacherConfig(Config):
@@ -80,6 +68,11 @@ class TeacherConfig(Config):
     def backend(self) -> Literal["module", "onnx"]:
         """What runs the model."""
         return "onnx" if self.model is None else "module"
+
+    @property
+    def min_replicas(self) -> int:
+        """The number of replicas that there are from the start."""
+        return self.replicas if isinstance(self.replicas, int) else self.replicas.min
 
     @property
     def max_replicas(self) -> int:

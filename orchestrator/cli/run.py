@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,7 +10,8 @@ from orchestrator.cli.options import AsJson, Overrides, Quiet, SpecFile
 from orchestrator.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan, PlannedStep
+    from orchestrator.plan import Plan
+    from orchestrator.planned import PlannedStep
     from orchestrator.spec import JobSpec
 
 
@@ -40,14 +41,44 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False) -
         _print_plan(planned)
 
 
-def run(spec: SpecFile, overrides: Overrides = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+def run(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    part: Annotated[
+        Literal["teachers", "student"] | None,
+        typer.Option(
+            help="Do one part: `teachers` up to all labels, or `student` from labels that another run makes.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
     """Do what is left of a job, and report. The same command again continues."""
     from orchestrator.load import load_spec
 
-    _run(load_spec(spec, overrides or ()), quiet=quiet, as_json=as_json)
+    job = load_spec(spec, overrides or ())
+    if part == "teachers":
+        _label(job, quiet=quiet, as_json=as_json)
+    else:
+        _run(job, part=part or "all", quiet=quiet, as_json=as_json)
 
 
-def _run(job: "JobSpec", *, quiet: bool, as_json: bool) -> None:
+def _label(job: "JobSpec", *, quiet: bool, as_json: bool) -> None:
+    from cluster.storage.open import open_store
+    from orchestrator.progress import open_progress
+    from orchestrator.run import label_job
+
+    store = open_store(job.store)
+    with open_progress(quiet=quiet, as_json=as_json) as progress:
+        result = label_job(job, store, progress=progress)
+    if as_json:
+        print_json({"run": result.run, "teacher_rows": result.teacher_rows})
+    else:
+        print(f"All labels are in {store.uri}; {result.teacher_rows:,} rows went through a teacher in this run.")
+
+
+def _run(job: "JobSpec", *, quiet: bool, as_json: bool, part: Literal["all", "student"] = "all") -> None:
     from cluster.storage.open import open_store
     from orchestrator.progress import open_progress
     from orchestrator.run import run_job
@@ -55,7 +86,7 @@ def _run(job: "JobSpec", *, quiet: bool, as_json: bool) -> None:
     store = open_store(job.store)
     command = shlex.join(["coffey", *sys.argv[1:]])
     with open_progress(quiet=quiet, as_json=as_json) as progress:
-        result = run_job(job, store, command=command, progress=progress)
+        result = run_job(job, store, command=command, progress=progress, part=part)
     if as_json:
         print_json({"run": result.run, "report_uri": result.report_uri, "report": result.report})
         return

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import ray
 
+from cluster.resources import ResourceConfig
 from cluster.shards.records import read_record
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from orchestrator.plan import PlannedStep
+from orchestrator.planned import Part, PlannedStep
 from students.alone import start_alone
 from students.members import groups_of
 from students.task import Execution, ProgressRecord, TrainedRecord, TrainingTask
-from teachers.spec import ResourceConfig
 
 _POLL_S = 0.5
 
@@ -27,14 +27,14 @@ class _Fitting:
     running: "set[ray.ObjectRef[TrainedRecord]]"
 
 
-def fit(context: RunContext) -> None:
-    """Train every teacher that we fit, and every lone student, that is not trained yet.
+def fit(context: RunContext, part: Part = "all") -> None:
+    """Train every teacher that we fit, and every lone student, that is not trained yet and belongs to the part.
 
     Raises:
         CoffeyError: what a training raised on purpose.
         TaskLostError: its process died more often than it is repeated.
     """
-    fittings = [fitting for fitting in _fittings(context) if fitting.planned.state != "done"]
+    fittings = [fitting for fitting in _fittings(context, part) if fitting.planned.state != "done"]
     for fitting in fittings:
         context.started(fitting.planned)
         fitting.running = {_start(context, task, fitting.resources) for task in fitting.tasks}
@@ -47,17 +47,16 @@ def fit(context: RunContext) -> None:
             context.advanced(fitting.planned.name, None, _note(context, fitting))
 
 
-def _fittings(context: RunContext) -> list[_Fitting]:
+def _fittings(context: RunContext, part: Part) -> list[_Fitting]:
     inspection, job = context.inspect(), context.job
     fittings = [
         _Fitting(inspection.fit(teacher.fit), (teacher.fit,), teacher.config.resources, set())
         for teacher in job.teachers
-        if teacher.fit is not None
+        if teacher.fit is not None and part != "student"
     ]
-    if job.baselines:
+    if job.baselines and part != "teachers":
         tasks = [task for tasks in job.baselines for task in tasks]
-        resources = ResourceConfig(cpu=job.spec.train.cpus_per_worker, gpu=job.spec.train.gpus_per_worker)
-        fittings.append(_Fitting(inspection.baseline(), tasks, resources, set()))
+        fittings.append(_Fitting(inspection.baseline(), tasks, job.spec.train.resources, set()))
     for fitting in fittings:
         if fitting.planned.state == "done":
             context.reused(fitting.planned)
@@ -66,7 +65,7 @@ def _fittings(context: RunContext) -> list[_Fitting]:
 
 def _start(context: RunContext, task: TrainingTask, resources: ResourceConfig) -> "ray.ObjectRef[TrainedRecord]":
     execution = Execution(checkpoint_every_s=context.job.spec.train.checkpoint_every_s, threads=resources.num_threads)
-    return start_alone(context.store.uri, task, execution, cpus=resources.cpu, gpus=resources.gpu)
+    return start_alone(context.store.uri, task, execution, on=resources)
 
 
 def _finish(context: RunContext, fitting: _Fitting) -> None:

@@ -10,7 +10,7 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from orchestrator.context import RunContext
 from orchestrator.labellers import ResolvedTeacher
-from orchestrator.plan import PlannedStep
+from orchestrator.planned import PlannedStep
 from orchestrator.weights import put_weights, weights_of
 from students.batches import epoch_order
 from teachers.deployment import LabelRequest, ReplicaSetup

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 from cluster.shards.records import read_record
 from orchestrator.context import RunContext
-from orchestrator.plan import PlannedStep
+from orchestrator.planned import PlannedStep
 from orchestrator.steps.fit import progress_note
 from orchestrator.weights import put_weights
 from students.members import groups_of
@@ -79,7 +79,8 @@ class Training:
             compile=train.compile,
             checkpoint_every_s=train.checkpoint_every_s,
             labels_timeout_s=job.spec.cluster.labels_timeout_s,
-            threads=max(1, int(train.cpus_per_worker)),
+            start_timeout_s=job.spec.cluster.start_timeout_s,
+            threads=train.resources.num_threads,
         )
         try:
             for task in (task for group in self._groups for task in group if task.membership is not None):

@@ -1,6 +1,7 @@
 """From a teacher's configuration and its weights in the store to a loaded model."""
 
 from cluster.models import ModelConfig
+from cluster.resources import ResourceConfig
 from cluster.shards.codecs.spec import HiddenConfig
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
@@ -8,7 +9,7 @@ from cluster.weights import StoredWeights
 from teachers.backends.module import ModuleBackend
 from teachers.backends.onnx import OnnxBackend
 from teachers.backends.protocol import Backend
-from teachers.spec import ResourceConfig, TeacherConfig
+from teachers.spec import TeacherConfig
 
 
 def load_backend(store: ObjectStore, config: TeacherConfig, weights: StoredWeights, *, on: ResourceConfig) -> Backend:

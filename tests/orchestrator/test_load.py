@@ -153,6 +153,7 @@ FULL: dict[str, Any] = {
         "workers": 2,
         "cpus_per_worker": 0.5,
         "gpus_per_worker": 0.5,
+        "nodes": {"custom": {"licence": 1.0}, "labels": {"zone": "a"}, "accelerator": "A100"},
         "optimizer": OPTIMIZER,
         "seeds": [0, 1],
         "precision": "bfloat16",
@@ -202,6 +203,9 @@ FULL: dict[str, Any] = {
             "setup": ["pip install coffey"],
             "idle_minutes": 2.0,
         },
+        "store_is_shared": True,
+        "may_grow_to": [{"nodes": 2, "cpus": 4.0, "gpus": 1.0}],
+        "start_timeout_s": 5.0,
     },
 }
 MINIMAL = """\
@@ -255,9 +259,13 @@ def text_of(lines: Sequence[Line]) -> str:
 
 
 FULL_LINES = list(lines_of(FULL))
-FREE_KEYS = {"arguments", "weights", "taps", "node_selector", "provider", "auth"}
+FREE_KEYS = {"arguments", "weights", "taps", "custom", "node_selector", "provider", "auth"}
 FREE_KEYS |= {"head_node", "teacher_node", "student_node"}  # whose own keys the user makes up
-MODEL_KEYS = [index for index, line in enumerate(FULL_LINES) if len(line.path) == 1 or line.path[-2] not in FREE_KEYS]
+MODEL_KEYS = [
+    index
+    for index, line in enumerate(FULL_LINES)
+    if len(line.path) == 1 or (line.path[-2] not in FREE_KEYS and line.path[-3:-1] != ("nodes", "labels"))
+]
 
 
 def slip(key: str, kind: int, rng: random.Random) -> str:

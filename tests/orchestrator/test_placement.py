@@ -34,7 +34,9 @@ def teacher(name: str, *, cpu: float = 1.0, gpu: float = 0.0, replicas: int | di
     return TeacherConfig.model_validate({"name": name, "weights": f"{name}.onnx", **keys})
 
 
-def training(workers: int = 1, *, cpus: float = 1.0, gpus: float = 0.0, pipelined: str = "auto") -> TrainConfig:
+def training(
+    workers: int | list[int] = 1, *, cpus: float = 1.0, gpus: float = 0.0, pipelined: str = "auto"
+) -> TrainConfig:
     keys = {"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": gpus, "pipelined": pipelined}
     return TrainConfig.model_validate(keys)
 
@@ -155,6 +157,54 @@ def test_training_does_not_count_on_cores_that_a_growing_teacher_may_take() -> N
     assert place([growing], training(1), Capacity(4, 0)).pipelined
 
 
+def test_a_group_that_may_grow_is_placed_at_its_smallest_and_counted_at_its_largest() -> None:
+    assert place([teacher("a")], training([1, 3]), Capacity(4, 0)).pipelined
+    placement = place([teacher("a")], training([1, 4]), Capacity(4, 0))
+    assert not placement.pipelined
+    assert "need 5 CPU" in placement.because
+    with pytest.raises(DoesNotFitError, match="training on 5 workers needs 5 CPU"):
+        place([], training([5, 6]), Capacity(4, 0))
+    assert place([], training([2, 4]), Capacity(4, 0), num_groups=2).members == "side by side"
+
+
+TWO = Capacity.of_nodes([Capacity(2, 0), Capacity(3, 0, labels={"zone": "a"})])
+
+
+@pytest.mark.parametrize(
+    ("resources", "replicas", "said"),
+    [
+        ({"cpu": 4}, 1, "needs 4 CPU; the cluster has room for 0, the largest of 2 nodes for it with 3 CPU"),
+        ({"cpu": 2}, 3, "needs 3 times 2 CPU, each on one node; the cluster has room for 2, the largest of 2 nodes"),
+        (
+            {"cpu": 1, "labels": {"zone": "b"}},
+            1,
+            "needs 1 CPU, label zone=b; the cluster has no node with label zone=b",
+        ),
+        (
+            {"cpu": 1, "labels": {"zone": "a"}},
+            4,
+            "4 times 1 CPU, label zone=a, each on one node; the cluster has room for 3, the largest of 1 nodes",
+        ),
+        ({"gpu": 1, "accelerator": "A100"}, 1, "has no node with accelerator A100"),
+        ({"custom": {"licence": 1}}, 1, "has no node with 1 licence"),
+    ],
+)
+def test_what_no_node_has_room_for_is_refused_although_the_cluster_has_enough_in_all(
+    resources: dict[str, object], replicas: int, said: str
+) -> None:
+    keys = {"name": "large", "weights": "large.onnx", "resources": resources, "replicas": replicas}
+    with pytest.raises(DoesNotFitError) as error:
+        place([TeacherConfig.model_validate(keys)], None, TWO)
+    assert said in str(error.value)
+
+
+def test_teachers_are_up_together_only_if_no_order_of_placing_them_leaves_one_without_room() -> None:
+    small, large = teacher("small", replicas=2), teacher("large", cpu=3)
+    two = Capacity.of_nodes([Capacity(3, 0)] * 2)
+    assert names(place([small, large], None, two)) == [["small"], ["large"]]
+    assert names(place([small, large], None, Capacity(6, 0))) == [["small", "large"]]
+
+
 def test_replicas_that_come_and_go_reserve_their_least_number() -> None:
     demand = demand_of_teacher(teacher("a", cpu=0.5, gpu=0.25, replicas={"min": 2, "max": 8}))
     assert (demand.cpus, demand.gpus) == (1.0, 0.5)
@@ -191,7 +241,7 @@ def test_groups_stand_side_by_side_if_the_nodes_have_room_for_each_of_their_work
 ) -> None:
     train = training(workers, cpus=asked[0] / 10, gpus=asked[1] / 10)
     capacity = Capacity.of_nodes([Capacity(cpus / 10, gpus / 10) for cpus, gpus in rooms])
-    if not demand_of_training(train).fits(capacity):
+    if not fits_somehow(Need(*asked), workers, [Need(*room) for room in rooms]):
         return
 
     placement = place([], train, capacity, num_groups=num_groups)

@@ -19,7 +19,8 @@ from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, ObjectStore
 from orchestrator.labelled import SealMisfitError
 from orchestrator.placement import DoesNotFitError
-from orchestrator.plan import Inspection, PlannedStep, make_plan
+from orchestrator.plan import Inspection, make_plan
+from orchestrator.planned import PlannedStep
 from orchestrator.resolve import Job, resolve
 from orchestrator.steps.ingest import ingest
 from students.ensembles.record import EnsembleRecord

@@ -13,10 +13,11 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.records import read_record
 from cluster.shards.schema import LABEL, NO_LABEL
 from cluster.storage.directory import DirectoryStore
+from orchestrator.cli.run import run as run_command
 from orchestrator.context import RunContext
 from orchestrator.evaluation import EvaluationRecord
 from orchestrator.events import read_events, read_run
-from orchestrator.load import parse_spec
+from orchestrator.load import dump_spec, parse_spec
 from orchestrator.progress import Silent
 from orchestrator.publishing import build_report, publish_report, warnings_of
 from orchestrator.report.page import render_page
@@ -258,6 +259,24 @@ class TestSecondRun:
         state = read_run(store, result.run)
         assert (state.state, state.report, state.exit_code) == ("done", True, 0)
         assert Path(result.report_uri).is_file()
+
+    def test_the_part_of_the_teachers_is_done_when_all_labels_are_whatever_becomes_of_the_student(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store, spec = DirectoryStore(folder / "store"), job_spec(folder)
+        (folder / "job.yaml").write_text(dump_spec(spec))
+        store.delete(resolve(spec).students[0].record_key)
+        run_command(folder / "job.yaml", part="teachers")
+        assert not ray.is_initialized()
+        assert f"All labels are in {store.uri}; 0 rows went" in capsys.readouterr().out
+        state = read_run(store, spec.name)
+        assert (state.state, state.report, state.exit_code) == ("done", False, 0)
+
+    def test_the_part_of_the_student_of_a_finished_job_is_its_report(self, folder: Path) -> None:
+        store, spec = DirectoryStore(folder / "store"), job_spec(folder)
+        result = run_job(spec, store, command=COMMAND, progress=Silent(), part="student")
+        assert not ray.is_initialized()
+        assert {step.outcome for step in result.report.steps} == {"reused"}
 
     def test_two_runs_of_one_job_say_the_same(self, folder: Path) -> None:
         store, spec = DirectoryStore(folder / "store"), job_spec(folder)

@@ -82,6 +82,9 @@ EXECUTION = [
     "teachers.graph.stall_timeout_s=1",
     "teachers.given.classes=[cross, ring, bar]",
     "train.workers=2",
+    "train.workers=[1, 4]",
+    "train.nodes={accelerator: A100, custom: {licence: 1}, labels: {zone: a}}",
+    "teachers.given.resources={accelerator: A100, custom: {licence: 1}, labels: {zone: a}}",
     "train.cpus_per_worker=0.5",
     "train.gpus_per_worker=1",
     "train.accumulate=4",
@@ -92,6 +95,9 @@ EXECUTION = [
     "cluster.address=auto",
     "cluster.cpus=1",
     "cluster.labels_timeout_s=1",
+    "cluster.start_timeout_s=1",
+    "cluster.store_is_shared=true",
+    "cluster.may_grow_to=[{nodes: 2, cpus: 4}]",
 ]
 DECIDING = [
     # The student, and the same student alone.

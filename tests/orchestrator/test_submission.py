@@ -13,7 +13,7 @@ from orchestrator.load import parse_spec
 from orchestrator.spec import JobSpec
 from orchestrator.submission import (
     SectionMissingError,
-    StoreNotSharedError,
+    StoreOutOfReachError,
     pools_of,
     render_launcher,
     render_ray_job,
@@ -91,7 +91,7 @@ class TestRefusals:
     ) -> None:
         root = project.parent
         place = volume and f"cluster.kubernetes.volume={{claim: shared, mount_path: '{volume.format(root=root)}'}}"
-        with pytest.raises(StoreNotSharedError, match=reason) as error:
+        with pytest.raises(StoreOutOfReachError, match=reason) as error:
             rendered(spec(store.format(root=root), KUBERNETES, *filter(None, [place])), project)
         assert isinstance(error.value, SpecError)
         assert "s3://bucket/prefix" in str(error.value)
@@ -114,5 +114,6 @@ def test_a_ray_job_runs_on_its_store_with_its_files(project: Path) -> None:
     words = found["spec"]["entrypoint"]
     assert words.startswith("coffey run job.yaml --set cluster.address=auto --set ")
     assert f"{volume}/store" in words
+    assert words.endswith(" --set cluster.store_is_shared=true")
     (package,) = (volume / "store" / "packages").iterdir()
     assert f"file://{package}" in found["spec"]["runtimeEnvYAML"]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
 from cluster.errors import TrainingError
@@ -82,6 +84,23 @@ def test_any_number_of_workers_reads_the_same_global_batches(store: DirectorySto
     found = [[row for part in parts for row in rows_of(part)] for parts in zip(*shares, strict=True)]
     assert found == expected_rows(training)
     assert all(len(part) > 0 for share in shares for part in share)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 7)), min_size=1, max_size=5))
+def test_a_group_that_shrinks_and_grows_reads_what_a_group_that_stays_reads(
+    store: DirectoryStore, lives: list[tuple[int, int]]
+) -> None:
+    training, found = numbered_task(store), list[list[int]]()
+
+    for workers, num_steps in [*lives, (1, 18)]:
+        shares = [
+            itertools.islice(read(store, training, rank=rank, world_size=workers, first_step=len(found)), num_steps)
+            for rank in range(workers)
+        ]
+        found += [[row for part in parts for row in rows_of(part)] for parts in zip(*shares, strict=True)]
+
+    assert found == expected_rows(training)
 
 
 def test_every_epoch_holds_every_row_once_in_an_order_of_its_own(store: DirectoryStore) -> None:

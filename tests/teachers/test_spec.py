@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from teachers.spec import FitConfig, ReplicaRange, ResourceConfig, TeacherConfig
+from cluster.resources import ResourceConfig
+from teachers.spec import FitConfig, ReplicaRange, TeacherConfig
 
 ONNX = {"name": "deep", "weights": "deep.onnx"}
 GIVEN = {"name": "deep", "model": "models:Deep", "weights": "deep.safetensors"}
