@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import ray
+import ray.exceptions
 from ray.serve.handle import DeploymentHandle
 
-from cluster.errors import TeacherError
-from cluster.failures import reason_of
+from cluster.errors import AccessDenied, CoffeyError, StorageError, TeacherError
+from cluster.failures import own_error, reason_of
 from cluster.shards.commits import Commit
+from cluster.storage.protocol import ObjectMissingError
 from teachers.deployment import REQUESTS_PER_REPLICA, Accepted, Alive, Answer, Labelled, LabelRequest
 from teachers.shard_queue import ShardQueue
 from teachers.spec import TeacherConfig
@@ -49,6 +51,8 @@ class ReplicaReplaced:
     teacher: str
     replica: str
 
+
+_REPLICA_LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError)
 
 LabellingEvent = ShardLabelled | ShardFailed | ReplicaReplaced
 
@@ -124,6 +128,7 @@ async def label_shards(
 
     Raises:
         ShardsQuarantinedError: some shards could not be labelled; all others are committed.
+        StorageError, AccessDenied: the store failed a replica, as it would fail the next one.
     """
     queue, pulse = ShardQueue.of(requests), _Pulse(asyncio.get_running_loop().time())
     tasks: dict[asyncio.Task[Labelled], LabelRequest] = {}
@@ -158,8 +163,20 @@ def _settle(
         return ShardLabelled(teacher, request, answer.commit, answer.rows_computed)
     if not isinstance(error, Exception):
         raise error
-    queue.failed(request, error)
+    if (failure := _failure_of_the_store(error)) is not None:
+        raise failure from error
+    if isinstance(error, _REPLICA_LOST):
+        queue.lost(request, error)
+    else:
+        queue.failed(request, error)
     return ShardFailed(teacher, request, reason_of(error), request in queue.quarantined)
+
+
+def _failure_of_the_store(error: Exception) -> CoffeyError | None:
+    """Return the store's own error: full, refused or out of reach, it is no shard's fault and no other shard's luck."""
+    own = own_error(error)
+    is_of_the_store = isinstance(own, StorageError | AccessDenied) and not isinstance(own, ObjectMissingError)
+    return own if is_of_the_store else None
 
 
 async def _label_one(
@@ -187,7 +204,7 @@ async def _label_one(
         match answer:
             case Labelled():
                 return answer
-            case Alive(batches=count) if count != batches:
+            case Alive(batches=count, awaits_store=waits) if count != batches or waits:
                 batches, progress_at_s = count, loop.time()
                 pulse.at_s = progress_at_s
 
