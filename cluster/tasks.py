@@ -1,9 +1,10 @@
-"""Results of Ray tasks, with their errors out of Ray's wrapping."""
+"""Ray tasks and small actors: results with their errors out of Ray's wrapping, and a place beside the driver."""
 
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import EnvironmentFailure
 from cluster.failures import own_error, reason_of
@@ -21,6 +22,12 @@ class TaskLostError(EnvironmentFailure):
             f"a Ray task was lost: {self.reason}. Its process or its node died repeatedly, often for lack of memory. "
             "Run the same command again to go on from what is done."
         )
+
+
+def beside_driver() -> dict[str, Any]:
+    """Return the options of an actor that costs nothing and ends with the driver, and not with any other node."""
+    here = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
 
 
 def result_of(ref: "ray.ObjectRef[Any]") -> Any:

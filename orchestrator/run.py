@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, PartialResult
 from cluster.failures import own_error, reason_of
 from cluster.session import Capacity, ray_session
+from cluster.storage.patience import patient
 from cluster.storage.probe import check_writable
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext
@@ -38,7 +39,7 @@ def run_job(spec: JobSpec, store: ObjectStore, *, command: str, progress: Progre
     check_writable(store)
     log = RunLog(store, spec.name)
     try:
-        context = RunContext(job, store, log, progress)
+        context = RunContext(job, patient(store), log, progress)
         shortfall = _do_steps(context)
         report, uri = publish_report(context, command=command, wall_s=time.monotonic() - started_s)
     except Exception as error:

@@ -15,7 +15,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.errors import CoffeyError, TrainingError
 from cluster.failures import own_error, reason_of
-from cluster.storage.open import open_store
+from cluster.storage.patience import open_patiently
+from cluster.tasks import beside_driver
 from students.divergence import TrainingDivergedError
 from students.group import Together
 from students.loop import train
@@ -79,7 +80,7 @@ def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Exe
                 "store_uri": store_uri,
                 "tasks": list(tasks),
                 "execution": execution,
-                "refusal": ray.remote(num_cpus=0)(Refusal).remote(),
+                "refusal": ray.remote(Refusal).options(**beside_driver()).remote(),
             },
             # A worker waits in an exchange for as long as another may wait for its labels, and some more.
             torch_config=TorchConfig(timeout_s=int(execution.labels_timeout_s) + 1800),
@@ -109,7 +110,7 @@ def _work(config: dict[str, Any]) -> CoffeyError | None:
     earlier: CoffeyError | None = ray.get(refusal.noted.remote())
     if earlier is not None:
         return earlier  # of the attempt before; all workers see it, so all return
-    store, group = open_store(config["store_uri"]), Together(get_device())
+    store, group = open_patiently(config["store_uri"]), Together(get_device())
     try:
         for task in config["tasks"]:
             train(store, task, config["execution"], group)

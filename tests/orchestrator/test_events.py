@@ -109,6 +109,26 @@ class TestEvents:
         log.close("done")
         assert list(read_events(store, log.state.run)) == [event(1)]
 
+    def test_a_store_that_does_not_answer_for_a_while_does_not_end_the_run(self, tmp_path: Path) -> None:
+        class Out(DirectoryStore):
+            failures = 0
+
+            def put(self, key: str, body: bytes | memoryview) -> None:
+                if self.failures:
+                    self.failures -= 1
+                    raise StoreUnreachableError(self.uri, f"writing {key}", "no answer")
+                super().put(key, body)
+
+        store = Out(tmp_path)
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        store.failures = 4
+        for number in range(6):
+            log._written_s = float("-inf")  # so that every event is due
+            log.append(event(number))
+        assert store.failures == 0
+        log.close("done")
+        assert list(read_events(store, log.state.run)) == [event(number) for number in range(6)]
+
 
 class TestState:
     def test_a_run_is_running_from_its_first_moment(self, store: DirectoryStore) -> None:
