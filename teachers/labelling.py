@@ -6,7 +6,7 @@ business.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 import ray.exceptions
@@ -51,8 +51,6 @@ class ReplicaReplaced:
     teacher: str
     replica: str
 
-
-_REPLICA_LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError)
 
 LabellingEvent = ShardLabelled | ShardFailed | ReplicaReplaced
 
@@ -101,6 +99,10 @@ class ShardsQuarantinedError(TeacherError):
         )
 
 
+_REPLICA_LOST = (ReplicaStalledError, ray.exceptions.RayActorError, ray.exceptions.NodeDiedError)
+"""What ends every request that a replica has in hand, whichever of them it was at."""
+
+
 def stop_replica(replica: str) -> None:
     """Stop one replica's process; Serve's controller starts another in its place."""
     try:
@@ -111,9 +113,10 @@ def stop_replica(replica: str) -> None:
 
 @dataclass
 class _Pulse:
-    """When a teacher last showed that any of its replicas works."""
+    """When a teacher last showed that any of its replicas works, and which were stopped because they did not."""
 
     at_s: float
+    stopped: set[str] = field(default_factory=set)
 
 
 async def label_shards(
@@ -198,8 +201,10 @@ async def _label_one(
         try:
             answer = await _next(answers, deadline_s - loop.time())
         except TimeoutError:
-            stop_replica(accepted.replica)
-            on_event(ReplicaReplaced(config.name, accepted.replica))
+            if accepted.replica not in pulse.stopped:  # its other request is as late as this one
+                pulse.stopped.add(accepted.replica)
+                stop_replica(accepted.replica)
+                on_event(ReplicaReplaced(config.name, accepted.replica))
             raise ReplicaStalledError(config.name, accepted.replica, config.stall_timeout_s) from None
         match answer:
             case Labelled():

@@ -9,7 +9,7 @@ MAX_ATTEMPTS = 3
 """Failures after which a shard is set aside, so that one bad shard holds up no other."""
 
 MAX_LOSSES = 10
-"""Replicas that may die in a row with a shard in their hands before it is set aside.
+"""Replicas that may die or hang with a shard in their hands before it is set aside.
 
 A replica that is killed, evicted or preempted says nothing of what it had in hand, and one whose process a shard brings
 down ends in the same way: only repetition tells the two apart. Even where every third request loses its replica, ten

@@ -147,7 +147,7 @@ class _Patience:
         if left_s <= 0:
             raise error
         if self._failures == 0:
-            _log.warning("%s Waiting up to %.0f s for it.", error, left_s)
+            _log.warning("%s: %s: %s; asking again for %.0f s", error.uri, error.action, error.reason, left_s)
         # Not all at the same moment: whoever waited would bring down again what has just come back.
         delay_s = min(_LONGEST_WAIT_S, 2.0**self._failures) * random.uniform(0.5, 1.0)
         self._failures += 1

@@ -333,6 +333,20 @@ def test_a_replica_without_progress_is_stopped_once_the_time_is_up_and_its_shard
     assert sorted(labelled(events)) == list(range(5))
 
 
+def test_a_replica_with_two_requests_in_hand_is_stopped_once() -> None:
+    async def falls_silent_for_both(replicas: Replicas, request: LabelRequest) -> AsyncIterator[Answer]:
+        yield Accepted("replica")
+        await asyncio.Event().wait()
+
+    serve = Replicas({0: [falls_silent_for_both], 1: [falls_silent_for_both]})
+
+    events = label(serve, count=5, config=config())
+
+    assert serve.stopped == ["replica"]
+    assert [event for event in events if isinstance(event, ReplicaReplaced)] == [ReplicaReplaced("wide", "replica")]
+    assert sorted(labelled(events)) == list(range(5))
+
+
 def test_a_replica_that_is_slow_or_busy_with_another_request_is_left_alone() -> None:
     serve = Replicas({0: [works_for_others_first]})
     assert 20 * BATCH_S > 10 * STALL_S
