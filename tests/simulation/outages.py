@@ -111,6 +111,12 @@ class OutageResult:
     shards_held_at_most: int
     """What the back-pressure allows."""
 
+    @property
+    def broken(self) -> int:
+        """Promises that were broken; the outage is met at all only if it took its time."""
+        held = self.most_shards_held > self.shards_held_at_most
+        return self.rows_lost + self.rows_doubled + held + (self.lasted_s < self.outage_s)
+
 
 def label_through_an_outage(outage_s: float) -> OutageResult:
     """Label as a replica does, with as many shards in hand, and compare what is there in the end with what was said."""
