@@ -1,4 +1,4 @@
-"""Ray tasks and small actors: results with their errors out of Ray's wrapping, and a place beside the driver."""
+"""Ray's tasks and actors: results with their errors out of Ray's wrapping, and actors that end with their driver."""
 
 from typing import Any
 
@@ -24,12 +24,6 @@ class TaskLostError(EnvironmentFailure):
         )
 
 
-def beside_driver() -> dict[str, Any]:
-    """Return the options of an actor that costs nothing and ends with the driver, and not with any other node."""
-    here = ray.get_runtime_context().get_node_id()
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
-
-
 def result_of(ref: "ray.ObjectRef[Any]") -> Any:
     """Wait for a task and return its result.
 
@@ -44,3 +38,8 @@ def result_of(ref: "ray.ObjectRef[Any]") -> Any:
         raise own_error(error) or error from error
     except ray.exceptions.RayError as error:
         raise own_error(error) or TaskLostError(reason_of(error)) from error
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """Return where to put what must not be lost with another node: on that of this process."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

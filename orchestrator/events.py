@@ -79,7 +79,7 @@ class UnknownRunError(DataError):
 
 
 class RunLog:
-    """Writes the events and the state of one run. Called from one thread.
+    """Writes the events and the state of one run. Called from one thread at a time.
 
     A second thread writes when nothing happens: the driver may wait for one answer longer than `LOST_AFTER_S`.
     """
@@ -123,6 +123,17 @@ class RunLog:
             update = {"state": outcome, "error": error, "exit_code": exit_code, "report": report, "updated": now()}
             self.state = self.state.model_copy(update=update)
             self.flush()
+
+    def close_within(self, limit_s: float, outcome: RunOutcome, *, exit_code: int) -> None:
+        """Write how the run ended, or give up after so long: who was told to end may not wait for a store."""
+
+        def close() -> None:
+            with contextlib.suppress(CoffeyError):
+                self.close(outcome, exit_code=exit_code)
+
+        closing = threading.Thread(target=close, name="run-log-end", daemon=True)
+        closing.start()
+        closing.join(limit_s)
 
     def flush(self) -> None:
         """Write what has been kept."""

@@ -19,6 +19,9 @@ from orchestrator.resolve import resolve
 from orchestrator.spec import JobSpec
 from orchestrator.steps.ingest import ingest
 
+_LAST_WORDS_S = 10.0
+"""A machine that is taken away leaves 30 seconds, and Ray takes some of them to end."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -50,8 +53,7 @@ def run_job(spec: JobSpec, store: ObjectStore, *, command: str, progress: Progre
         raise
     except BaseException as stop:  # Ctrl-C, or whatever the command makes of SIGTERM
         code = EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED
-        with contextlib.suppress(CoffeyError):
-            log.close("stopped", exit_code=code)
+        log.close_within(_LAST_WORDS_S, "stopped", exit_code=code)
         raise
     if shortfall is not None:
         log.close("failed", error=str(shortfall), exit_code=shortfall.exit_code, report=True)

@@ -16,7 +16,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from cluster.errors import CoffeyError, TrainingError
 from cluster.failures import own_error, reason_of
 from cluster.storage.patience import open_patiently
-from cluster.tasks import beside_driver
+from cluster.tasks import here
 from students.divergence import TrainingDivergedError
 from students.group import Together
 from students.loop import train
@@ -80,7 +80,7 @@ def train_together(store_uri: str, tasks: Sequence[TrainingTask], execution: Exe
                 "store_uri": store_uri,
                 "tasks": list(tasks),
                 "execution": execution,
-                "refusal": ray.remote(Refusal).options(**beside_driver()).remote(),
+                "refusal": ray.remote(num_cpus=0)(Refusal).options(scheduling_strategy=here()).remote(),
             },
             # A worker waits in an exchange for as long as another may wait for its labels, and some more.
             torch_config=TorchConfig(timeout_s=int(execution.labels_timeout_s) + 1800),

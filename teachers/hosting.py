@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.errors import TeacherError
-from cluster.tasks import beside_driver
+from cluster.tasks import here
 from teachers.deployment import ReplicaSetup, application
 from teachers.lifeline import LIFELINE_NAMESPACE, Lifeline
 
@@ -43,10 +43,8 @@ def hosted(setups: Sequence[ReplicaSetup]) -> Iterator[dict[str, DeploymentHandl
     # serve.start has to come first: serve.run alone would open an HTTP proxy on every node.
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
     token = uuid.uuid4().hex[:8]
-    # On a node that may go, it would take the teachers of all others along.
-    lifeline = (
-        ray.remote(Lifeline).options(name=f"coffey-{token}", namespace=LIFELINE_NAMESPACE, **beside_driver()).remote()
-    )
+    options = {"name": f"coffey-{token}", "namespace": LIFELINE_NAMESPACE, "scheduling_strategy": here()}
+    lifeline = ray.remote(num_cpus=0)(Lifeline).options(**options).remote()
     ray.get(lifeline.__ray_ready__.remote())
     setups = [replace(setup, lifeline=f"coffey-{token}") for setup in setups]
     names = {f"coffey-{token}-{setup.config.name}": setup for setup in setups}

@@ -204,6 +204,25 @@ class TestState:
         assert store.failures == 0
         log.close("done")
 
+    def test_a_run_that_is_told_to_end_does_not_wait_for_a_store_that_hangs(self, tmp_path: Path) -> None:
+        class Hanging(DirectoryStore):
+            answers = threading.Event()
+
+            def put(self, key: str, body: bytes | memoryview) -> None:
+                self.answers.wait()
+                super().put(key, body)
+
+        store = Hanging(tmp_path)
+        store.answers.set()
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        store.answers.clear()
+        log.close_within(0.01, "stopped", exit_code=143)
+        assert read_run(store, "job").state == "running"
+        (closing,) = (thread for thread in threading.enumerate() if thread.name == "run-log-end")
+        store.answers.set()
+        closing.join(timeout=30)
+        assert read_run(store, "job").state == "stopped"
+
     def test_a_submitted_run_knows_its_job(self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COFFEY_SUBMISSION_ID", "job-12345678")
         RunLog(store, "job", heartbeat_s=LONG_S).close("done")
