@@ -138,13 +138,15 @@ class RunLog:
     def flush(self) -> None:
         """Write what has been kept."""
         with self._writing:
-            self._written_s = time.monotonic()
-            if self._events:
-                batch = EventBatch(events=tuple(self._events))
-                self._store.put(f"{self.prefix}/events/{self._batches:08d}.json", canonical_json(batch))
-                self._batches += 1
-                self._events.clear()
-            self._store.put(f"{self.prefix}/state.json", canonical_json(self.state))
+            try:
+                if self._events:
+                    batch = EventBatch(events=tuple(self._events))
+                    self._store.put(f"{self.prefix}/events/{self._batches:08d}.json", canonical_json(batch))
+                    self._batches += 1
+                    self._events.clear()
+                self._store.put(f"{self.prefix}/state.json", canonical_json(self.state))
+            finally:
+                self._written_s = time.monotonic()
 
     def _beat(self) -> None:
         while not self._closed.wait(self._heartbeat_s):
