@@ -100,7 +100,8 @@ def kill_nodes(folder: Path, *, labelling: int, training: int, seed: int) -> Nod
     done = subprocess.run(command, cwd=_ROOT, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the simulation ended with {done.returncode}:\n{done.stderr[-5000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    # Ray's own processes write to the same place.
+    found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
     return NodeKills(
         labelling=ReplicaKills(**found["labelling"]) if found["labelling"] else None,
         training=WorkerKills(**found["training"]) if found["training"] else None,
