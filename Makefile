@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 
-.PHONY: demo test faults lint format peers clean
+.PHONY: demo test faults chaos lint format peers clean
 
 demo: $(STAMP)
 	$(BIN)/coffey demo
@@ -17,6 +17,9 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	PYTHONPATH=. $(BIN)/python benchmarks/faults.py
+
+chaos: $(STAMP)
+	PYTHONPATH=. $(BIN)/python benchmarks/chaos.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

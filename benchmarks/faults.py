@@ -97,8 +97,7 @@ def drivers(seed: int, count: int) -> Outcome:
     with tempfile.TemporaryDirectory() as folder, running_head() as head:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_file)}
         result = kill_drivers(Path(folder), head.address, labelling=count - count // 2, training=count // 2, seed=seed)
-    broken = result.commits_lost + result.shards_wrong + (result.rows_wasted > result.rows_wasted_at_most)
-    return Outcome("killed drivers", result.kills, broken + (not result.is_same_student), asdict(result))
+    return Outcome("killed drivers", result.kills, result.broken, asdict(result))
 
 
 def flips(seed: int, count: int) -> Outcome:

@@ -19,7 +19,7 @@ from cluster.config import Config
 from cluster.errors import CoffeyError, DataError
 from cluster.identity import canonical_json
 from cluster.shards.records import read_record
-from cluster.storage.protocol import ObjectStore
+from cluster.storage.protocol import ObjectStore, StoreUnreachableError
 
 LOST_AFTER_S = 60.0
 """A run that has not been heard of for so long has lost its driver."""
@@ -94,7 +94,7 @@ class UnknownRunError(DataError):
 
 
 class RunLog:
-    """Writes the events and the state of one run. Called from one thread.
+    """Writes the events and the state of one run. Called from one thread at a time.
 
     A second thread writes when nothing happens: the driver may wait for one answer longer than `LOST_AFTER_S`. It also
     looks whether somebody asked the run to stop, and then calls `on_stop` once: by default, what SIGTERM does.
@@ -124,13 +124,18 @@ class RunLog:
         return f"runs/{self.state.run}"
 
     def append(self, event: Event) -> None:
-        """Keep an event; it is in the store within about a second of the next one, or with the next heartbeat."""
+        """Keep an event; it is in the store within about a second of the next one, or with the next heartbeat.
+
+        What a store that does not answer has not taken is written later: whether a run outlives an outage is for those
+        to say who need an answer.
+        """
         with self._writing:
             self._events.append(event)
             update = {"updated": event.at, "step": event.step or self.state.step, "message": event.message}
             self.state = self.state.model_copy(update=update)
             if time.monotonic() - self._written_s >= _BATCH_S:
-                self.flush()
+                with contextlib.suppress(StoreUnreachableError):
+                    self.flush()
 
     def close(self, outcome: RunOutcome, *, error: str | None = None, exit_code: int = 0, report: bool = False) -> None:
         """Write how the run ended."""
@@ -142,21 +147,34 @@ class RunLog:
             self.state = self.state.model_copy(update=update)
             self.flush()
 
+    def close_within(self, limit_s: float, outcome: RunOutcome, *, exit_code: int) -> None:
+        """Write how the run ended, or give up after so long: who was told to end may not wait for a store."""
+
+        def close() -> None:
+            with contextlib.suppress(CoffeyError):
+                self.close(outcome, exit_code=exit_code)
+
+        closing = threading.Thread(target=close, name="run-log-end", daemon=True)
+        closing.start()
+        closing.join(limit_s)
+
     def flush(self) -> None:
         """Write what has been kept."""
         with self._writing:
-            if self._events:
-                batch = EventBatch(events=tuple(self._events))
-                self._store.put(_batch_key(self.prefix, self._batches), canonical_json(batch))
-                self._batches += 1
-                self._events.clear()
-            self._store.put(f"{self.prefix}/state.json", canonical_json(self.state))
-            self._written_s = time.monotonic()
+            try:
+                if self._events:
+                    batch = EventBatch(events=tuple(self._events))
+                    self._store.put(_batch_key(self.prefix, self._batches), canonical_json(batch))
+                    self._batches += 1
+                    self._events.clear()
+                self._store.put(f"{self.prefix}/state.json", canonical_json(self.state))
+            finally:
+                self._written_s = time.monotonic()
 
     def _beat(self) -> None:
         is_stopping = False
         while not self._closed.wait(self._heartbeat_s):
-            # A store that does not answer is met again by the next event, in the thread that can end the run.
+            # What the store refuses is met again by the next event, in the thread that can end the run.
             with contextlib.suppress(CoffeyError), self._writing:
                 if not self._closed.is_set():
                     self.state = self.state.model_copy(update={"updated": now()})

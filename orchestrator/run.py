@@ -9,6 +9,7 @@ from typing import Literal
 from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, PartialResult
 from cluster.failures import own_error, reason_of
 from cluster.session import Capacity, ray_session
+from cluster.storage.patience import patient
 from cluster.storage.probe import check_writable
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext
@@ -23,6 +24,9 @@ from orchestrator.resolve import resolve
 from orchestrator.room import grown
 from orchestrator.spec import JobSpec
 from orchestrator.steps.ingest import ingest
+
+_LAST_WORDS_S = 10.0
+"""A machine that is taken away leaves 30 seconds, and Ray takes some of them to end."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def run_job(
     check_writable(store)
     log = RunLog(store, spec.name)
     with _failures_in(log):
-        context = RunContext(job, store, log, progress)
+        context = RunContext(job, patient(store), log, progress)
         shortfall = _do_steps(context, part)
         report, uri = publish_report(context, command=command, wall_s=time.monotonic() - started_s)
     if shortfall is not None:
@@ -71,7 +75,7 @@ def label_job(spec: JobSpec, store: ObjectStore, *, progress: Progress) -> Label
     check_writable(store)
     log = RunLog(store, spec.name)
     with _failures_in(log):
-        context = RunContext(job, store, log, progress)
+        context = RunContext(job, patient(store), log, progress)
         _do_steps_of_teachers(context)
     log.close("done")
     return LabelResult(log.state.run, context.teacher_rows)
@@ -90,8 +94,7 @@ def _failures_in(log: RunLog) -> Iterator[None]:
         raise
     except BaseException as stop:  # Ctrl-C, or whatever the command makes of SIGTERM
         code = EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED
-        with contextlib.suppress(CoffeyError):
-            log.close("stopped", exit_code=code)
+        log.close_within(_LAST_WORDS_S, "stopped", exit_code=code)
         raise
 
 

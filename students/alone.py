@@ -4,7 +4,7 @@ import ray
 import torch
 
 from cluster.resources import ResourceConfig
-from cluster.storage.open import open_store
+from cluster.storage.patience import open_patiently
 from students.group import Alone
 from students.loop import train
 from students.task import Execution, TrainedRecord, TrainingTask
@@ -20,4 +20,4 @@ def start_alone(
 @ray.remote(max_retries=3)
 def _train_alone(store_uri: str, task: TrainingTask, execution: Execution) -> TrainedRecord:
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-    return train(open_store(store_uri), task, execution, Alone(device))
+    return train(open_patiently(store_uri), task, execution, Alone(device))

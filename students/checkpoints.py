@@ -18,7 +18,8 @@ from cluster.identity import digest_of
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Digest, Identity
 from cluster.shards.verified import ShardCorruptError, fetch_verified
-from cluster.storage.protocol import ObjectStore
+from cluster.storage.protocol import ObjectMissingError, ObjectStore
+from students.group import Group
 from students.task import EpochPoint, TrainingTask
 
 _RECORD = re.compile(r"/([0-9]{12})\.json$")
@@ -112,6 +113,27 @@ def load_checkpoint(store: ObjectStore, task: TrainingTask, step: int) -> tuple[
         return record, torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ShardCorruptError(f"{store.uri}/{key}", "something that is no checkpoint", "tensors alone") from error
+
+
+def take_up(store: ObjectStore, task: TrainingTask, group: Group) -> tuple[CheckpointRecord, dict[str, Any]] | None:
+    """Return the newest checkpoint and its state, the same on every worker; None if there is none.
+
+    Raises:
+        ForeignCheckpointError, ShardCorruptError: as `load_checkpoint`.
+        ObjectMissingError: what the newest record names is not there.
+    """
+    passed_over = 0
+    while step := group.from_first(latest_step(store, task)):
+        found = None
+        try:
+            found = load_checkpoint(store, task, step)
+        except ObjectMissingError:
+            if step == passed_over:
+                raise
+        if group.sum(torch.tensor([float(found is None)])).item() == 0:
+            return found
+        passed_over = step  # another attempt at the same training has gone on meanwhile, or come to its end
+    return None
 
 
 def clear_checkpoints(store: ObjectStore, task: TrainingTask) -> None:

@@ -24,7 +24,7 @@ from cluster.storage.protocol import ObjectStore
 from cluster.tapping import Tapped, blank_rows, shapes_of_taps
 from students.batches import TrainingData
 from students.blend import step_blend
-from students.checkpoints import clear_checkpoints, latest_step, load_checkpoint, save_checkpoint
+from students.checkpoints import clear_checkpoints, save_checkpoint, take_up
 from students.cohorts.codistillation import CodistillationCohort
 from students.divergence import TrainingDivergedError
 from students.exchange import Awaited, Exchange
@@ -261,10 +261,10 @@ class _Training:
         self._saved_step, self._saved_at_s = self._step, time.monotonic()
 
     def _restore(self) -> None:
-        step = self._group.from_first(latest_step(self._store, self._task))
-        if step == 0:
+        found = take_up(self._store, self._task, self._group)
+        if found is None:
             return
-        record, state = load_checkpoint(self._store, self._task, step)
+        record, state = found
         self._module.load_state_dict(state["module"])
         self._learner.objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])

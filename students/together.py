@@ -16,7 +16,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.errors import CoffeyError, TrainingError
 from cluster.failures import own_error, reason_of
-from cluster.storage.open import open_store
+from cluster.storage.patience import open_patiently
 from cluster.tasks import here
 from students.divergence import TrainingDivergedError
 from students.group import Together
@@ -166,7 +166,7 @@ def _work(config: dict[str, Any]) -> CoffeyError | None:
     earlier: CoffeyError | None = ray.get(register.enter.remote())
     if earlier is not None:
         return earlier  # of the attempt before; all workers see it, so all return
-    store, group = open_store(config["store_uri"]), Together(get_device())
+    store, group = open_patiently(config["store_uri"]), Together(get_device())
     try:
         for task in config["tasks"]:
             train(store, task, config["execution"], group)

@@ -20,7 +20,7 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.schema import LABEL
 from cluster.shards.views.look import look
-from cluster.storage.open import open_store
+from cluster.storage.patience import PatientStore, open_patiently
 from cluster.weights import StoredWeights
 from teachers.backends.load import load_backend
 from teachers.labeller import Labeller
@@ -70,6 +70,8 @@ class Alive:
     batches: int
     rows: int
     """Rows of this request so far."""
+    awaits_store: bool = False
+    """Whether it waits for a store that does not answer, which it does for a bounded time."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class TeacherReplica:
         torch.set_num_threads(threads)
         keep_freed_memory()
         self._setup = setup
-        self._store = open_store(setup.store_uri)
+        self._store = open_patiently(setup.store_uri)
         backend = load_backend(self._store, setup.config, setup.weights, on=setup.config.resources)
         self._labeller = Labeller(setup.config.name, backend, setup.config.batch_size)
         # torch's thread count is one per Python thread: without the initializer every new thread takes all cores.
@@ -107,10 +109,14 @@ class TeacherReplica:
         work = asyncio.ensure_future(self._label(request, progress := _Progress()))
         try:
             while not (await asyncio.wait({work}, timeout=_HEARTBEAT_S))[0]:
-                yield Alive(self._batches, progress.rows)
+                yield Alive(self._batches, progress.rows, awaits_store=self._awaits_store)
             yield work.result()
         finally:
             work.cancel()
+
+    @property
+    def _awaits_store(self) -> bool:
+        return isinstance(self._store, PatientStore) and self._store.is_waiting
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds: delete the application once its driver is gone.

@@ -6,14 +6,16 @@ business.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
+import ray.exceptions
 from ray.serve.handle import DeploymentHandle
 
-from cluster.errors import TeacherError
-from cluster.failures import reason_of
+from cluster.errors import AccessDenied, CoffeyError, StorageError, TeacherError
+from cluster.failures import own_error, reason_of
 from cluster.shards.commits import Commit
+from cluster.storage.protocol import ObjectMissingError
 from teachers.deployment import (
     REQUESTS_PER_REPLICA,
     START_TIMEOUT_S,
@@ -102,6 +104,10 @@ class ShardsQuarantinedError(TeacherError):
         )
 
 
+_REPLICA_LOST = (ReplicaStalledError, ray.exceptions.RayActorError, ray.exceptions.NodeDiedError)
+"""What ends every request that a replica has in hand, whichever of them it was at."""
+
+
 def stop_replica(replica: str) -> None:
     """Stop one replica's process; Serve's controller starts another in its place."""
     try:
@@ -112,9 +118,10 @@ def stop_replica(replica: str) -> None:
 
 @dataclass
 class _Pulse:
-    """When a teacher last showed that any of its replicas works."""
+    """When a teacher last showed that any of its replicas works, and which were stopped because they did not."""
 
     at_s: float
+    stopped: set[str] = field(default_factory=set)
 
 
 async def label_shards(
@@ -129,6 +136,7 @@ async def label_shards(
 
     Raises:
         ShardsQuarantinedError: some shards could not be labelled; all others are committed.
+        StorageError, AccessDenied: the store failed a replica, as it would fail the next one.
     """
     queue, pulse = ShardQueue.of(requests), _Pulse(asyncio.get_running_loop().time())
     tasks: dict[asyncio.Task[Labelled], LabelRequest] = {}
@@ -163,8 +171,20 @@ def _settle(
         return ShardLabelled(teacher, request, answer.commit, answer.rows_computed)
     if not isinstance(error, Exception):
         raise error
-    queue.failed(request, error)
+    if (failure := _failure_of_the_store(error)) is not None:
+        raise failure from error
+    if isinstance(error, _REPLICA_LOST):
+        queue.lost(request, error)
+    else:
+        queue.failed(request, error)
     return ShardFailed(teacher, request, reason_of(error), request in queue.quarantined)
+
+
+def _failure_of_the_store(error: Exception) -> CoffeyError | None:
+    """Return the store's own error: full, refused or out of reach, it is no shard's fault and no other shard's luck."""
+    own = own_error(error)
+    is_of_the_store = isinstance(own, StorageError | AccessDenied) and not isinstance(own, ObjectMissingError)
+    return own if is_of_the_store else None
 
 
 async def _label_one(
@@ -186,13 +206,15 @@ async def _label_one(
         try:
             answer = await _next(answers, deadline_s - loop.time())
         except TimeoutError:
-            stop_replica(accepted.replica)
-            on_event(ReplicaReplaced(config.name, accepted.replica))
+            if accepted.replica not in pulse.stopped:  # its other request is as late as this one
+                pulse.stopped.add(accepted.replica)
+                stop_replica(accepted.replica)
+                on_event(ReplicaReplaced(config.name, accepted.replica))
             raise ReplicaStalledError(config.name, accepted.replica, config.stall_timeout_s) from None
         match answer:
             case Labelled():
                 return answer
-            case Alive(batches=count) if count != batches:
+            case Alive(batches=count, awaits_store=waits) if count != batches or waits:
                 batches, progress_at_s = count, loop.time()
                 pulse.at_s = progress_at_s
 

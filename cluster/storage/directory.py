@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -126,9 +127,15 @@ class DirectoryStore:
         except OSError as error:
             raise self._meaning(error, action) from error
 
+    def _free(self) -> str:
+        try:
+            return f"{shutil.disk_usage(self._root).free:,} bytes are free"
+        except OSError as error:
+            return f"how much is free cannot be told ({error})"
+
     def _meaning(self, error: OSError, action: str) -> CoffeyError:
         if error.errno in _FULL:
-            return StoreFullError(self.uri, action, str(error))
+            return StoreFullError(self.uri, action, f"{error}; {self._free()}")
         if error.errno in _DENIED:
             return StoreDeniedError(self.uri, action, str(error))
         if error.errno in _MISPLACED:

@@ -71,12 +71,15 @@ def exit_code_of(arguments: Sequence[str]) -> int:
         return _failed(error, as_json=as_json)
 
 
-class _TerminatedError(BaseException):
-    """Somebody asked this process to end; not an Exception, so that nothing on the way takes it for a failure."""
+class _TerminatedError(SystemExit):
+    """Somebody asked this process to end. No Exception, so that nothing on the way takes it for a failure.
+
+    A SystemExit, because an event loop passes that on from whatever it is at, and keeps every other one to itself.
+    """
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise _TerminatedError
+    raise _TerminatedError(EXIT_TERMINATED)
 
 
 def _print_version(is_asked: bool) -> None:

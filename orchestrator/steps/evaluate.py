@@ -4,7 +4,7 @@ import ray
 
 from cluster.shards.dataset import Dataset
 from cluster.shards.records import publish_record
-from cluster.storage.open import open_store
+from cluster.storage.patience import open_patiently
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from orchestrator.evaluation import EvaluationRecord
@@ -25,5 +25,5 @@ def evaluate(context: RunContext) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _evaluate(store_uri: str, job: Job) -> EvaluationRecord:
-    store = open_store(store_uri)
+    store = open_patiently(store_uri)
     return publish_record(store, job.evaluation_key, score_job(store, job))

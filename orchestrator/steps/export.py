@@ -18,7 +18,7 @@ from cluster.modules import input_array, load_weights, save_weights, to_inputs
 from cluster.shards.dataset import Dataset
 from cluster.shards.records import publish_record, read_record
 from cluster.shards.schema import Digest
-from cluster.storage.open import open_store
+from cluster.storage.patience import open_patiently
 from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
@@ -77,7 +77,7 @@ def export(context: RunContext) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _export(store_uri: str, job: Job) -> ExportRecord:
-    return export_files(open_store(store_uri), job)
+    return export_files(open_patiently(store_uri), job)
 
 
 def export_files(store: ObjectStore, job: Job) -> ExportRecord:

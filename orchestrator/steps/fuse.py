@@ -8,7 +8,7 @@ from cluster.shards.codecs.open import codec_of
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
-from cluster.storage.open import open_store
+from cluster.storage.patience import open_patiently
 from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
@@ -35,7 +35,7 @@ def fuse_labels(context: RunContext) -> None:
 @ray.remote(num_cpus=1, max_retries=3)
 def _fuse(store_uri: str, record: LabelSetRecord, targets: Targets) -> int:
     torch.set_num_threads(1)
-    return write_fused(open_store(store_uri), record, targets)
+    return write_fused(open_patiently(store_uri), record, targets)
 
 
 def write_fused(store: ObjectStore, record: LabelSetRecord, targets: Targets) -> int:

@@ -121,6 +121,26 @@ class TestEvents:
         log.close("done")
         assert list(read_events(store, log.state.run)) == [event(1)]
 
+    def test_a_store_that_does_not_answer_for_a_while_does_not_end_the_run(self, tmp_path: Path) -> None:
+        class Out(DirectoryStore):
+            failures = 0
+
+            def put(self, key: str, body: bytes | memoryview) -> None:
+                if self.failures:
+                    self.failures -= 1
+                    raise StoreUnreachableError(self.uri, f"writing {key}", "no answer")
+                super().put(key, body)
+
+        store = Out(tmp_path)
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        store.failures = 4
+        for number in range(6):
+            log._written_s = float("-inf")  # so that every event is due
+            log.append(event(number))
+        assert store.failures == 0
+        log.close("done")
+        assert list(read_events(store, log.state.run)) == [event(number) for number in range(6)]
+
 
 class TestState:
     def test_a_run_is_running_from_its_first_moment(self, store: DirectoryStore) -> None:
@@ -195,6 +215,25 @@ class TestState:
         store.wait_for_states(4)
         assert store.failures == 0
         log.close("done")
+
+    def test_a_run_that_is_told_to_end_does_not_wait_for_a_store_that_hangs(self, tmp_path: Path) -> None:
+        class Hanging(DirectoryStore):
+            answers = threading.Event()
+
+            def put(self, key: str, body: bytes | memoryview) -> None:
+                self.answers.wait()
+                super().put(key, body)
+
+        store = Hanging(tmp_path)
+        store.answers.set()
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        store.answers.clear()
+        log.close_within(0.01, "stopped", exit_code=143)
+        assert read_run(store, "job").state == "running"
+        (closing,) = (thread for thread in threading.enumerate() if thread.name == "run-log-end")
+        store.answers.set()
+        closing.join(timeout=30)
+        assert read_run(store, "job").state == "stopped"
 
     def test_a_submitted_run_knows_its_job(self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COFFEY_SUBMISSION_ID", "job-12345678")

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster.shards.labelset import LabelSet
+from cluster.session import ray_session
 from cluster.storage.open import open_store
-from orchestrator.resolve import resolve
 from orchestrator.spec import JobSpec
 from teachers.hosting import TeacherStartError
 from teachers.labelling import ShardsQuarantinedError
 from tests.fixtures import small_jobs
 from tests.fixtures.ray_head import RayHead
-from tests.fixtures.ray_runs import Listener, run
+from tests.fixtures.ray_runs import run
+from tests.simulation.replicas import hang_once, kill_replicas
 
 pytestmark = pytest.mark.ray
 
@@ -28,31 +28,21 @@ def one_teacher(folder: Path, ray: RayHead, teacher: dict[str, object]) -> JobSp
     return small_jobs.changed(spec, train__workers=1, train__epochs=1, train__pipelined="never")
 
 
-def assert_labelled_once(spec: JobSpec) -> None:
-    (teacher,), store = resolve(spec).teachers, open_store(spec.store)
-    rows = sum(LabelSet(store, record).load_manifest().rows for record in teacher.label_sets)
-    assert rows == small_jobs.ROWS
+def test_replicas_that_are_killed_at_work_cost_no_row(tmp_path: Path, ray_head: RayHead) -> None:
+    with ray_session(ray_head.address):
+        result = kill_replicas(tmp_path, kills=3, seed=3)
+
+    assert result.kills == 3
+    assert (result.rows_lost, result.rows_doubled, result.shards_set_aside) == (0, 0, 0)
+    assert result.requests_lost >= 3
+    assert result.rows_wasted <= result.rows_wasted_at_most
 
 
-def test_the_shards_of_a_replica_that_dies_are_labelled_elsewhere(
-    tmp_path: Path, weights: Path, ray_head: RayHead
-) -> None:
-    arguments = {"marker": str(tmp_path / "died")}
-    teacher = small_jobs.teacher("mortal", weights, "DiesOnce", arguments=arguments, replicas=2)
-    spec, listener = one_teacher(tmp_path, ray_head, teacher), Listener()
-    run(spec, listener)
-    assert (tmp_path / "died").exists()
-    assert any("is tried again" in message for message in listener.messages)
-    assert_labelled_once(spec)
+def test_a_replica_that_hangs_is_replaced(tmp_path: Path, ray_head: RayHead) -> None:
+    with ray_session(ray_head.address):
+        result = hang_once(tmp_path)
 
-
-def test_a_replica_that_hangs_is_replaced(tmp_path: Path, weights: Path, ray_head: RayHead) -> None:
-    arguments = {"marker": str(tmp_path / "hung")}
-    teacher = small_jobs.teacher("frozen", weights, "HangsOnce", arguments=arguments, stall_timeout_s=3.0)
-    spec, listener = one_teacher(tmp_path, ray_head, teacher), Listener()
-    run(spec, listener)
-    assert any("was replaced" in message for message in listener.messages)
-    assert_labelled_once(spec)
+    assert (result.replaced, result.rows_lost, result.rows_doubled) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,49 +1,26 @@
 """`coffey run` is killed at random moments, while it labels and while it trains; the next one goes on where it was."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
 from cluster.storage.open import open_store
-from orchestrator.load import dump_spec
 from orchestrator.resolve import resolve
 from orchestrator.spec import JobSpec
 from tests.fixtures import small_jobs
 from tests.fixtures.ray_runs import trained_digests
+from tests.simulation.processes import EXIT_WITHIN_S, Driver, drivers
 
 SHARD_ROWS = 32
 IN_FLIGHT_ROWS = 2 * SHARD_ROWS
 """Two shards: what one replica may have in hand when its driver dies."""
-TIMED_ROWS = 60
-"""Single rows that the evaluation sends through each teacher to measure its latency."""
 TEACHERS = ("first", "second")
 EPOCHS_PER_KILL = 12
 """Long enough that a training is still under way when it is killed for the last time."""
-
-WARM_UP = """
-import json, sys
-import ray.serve, ray.train, torch
-import orchestrator.run, orchestrator.steps.evaluate, orchestrator.steps.export
-import orchestrator.steps.fit, orchestrator.steps.teach
-from orchestrator.cli.app import main
-sys.argv = json.loads(sys.stdin.readline())
-main()
-"""
-"""What `coffey` does, but that it imports, which takes seconds, before it is told its arguments."""
-
-
-class DriverFailedError(Exception):
-    """A driver ended by itself where it should have gone on, with its last words."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +28,10 @@ class DriverKills:
     """What was left after the kills."""
 
     kills: int
+    notices: int
+    """Drivers that were told to end, and not killed."""
+    notices_kept: int
+    """Those of them that ended as they should: with code 143, and in time."""
     commits_lost: int
     """Commit records that a later run removed or wrote again."""
     shards_wrong: int
@@ -62,102 +43,59 @@ class DriverKills:
     is_same_student: bool
     """Whether weights and figures are those of a run that nobody killed."""
 
+    @property
+    def broken(self) -> int:
+        """Promises that were broken."""
+        wasted = self.rows_wasted > self.rows_wasted_at_most
+        late = self.notices - self.notices_kept
+        return late + self.commits_lost + self.shards_wrong + wasted + (not self.is_same_student)
 
-def kill_drivers(folder: Path, address: str, *, labelling: int, training: int, seed: int) -> DriverKills:
-    """Kill a run so many times at each kind of work, complete it, and compare it with one that was left alone."""
-    spec = _watched_job(folder, address, epochs=EPOCHS_PER_KILL * max(1, training))
-    bench, draw = _Bench(spec), random.Random(seed)
-    commits_lost = 0
-    with _drivers(folder) as start:
-        for _ in range(labelling):
+
+def kill_drivers(
+    folder: Path, address: str, *, labelling: int, training: int, notices: int = 0, seed: int
+) -> DriverKills:
+    """Kill a run so many times at each kind of work, complete it, and compare it with one that was left alone.
+
+    `notices`: so many more, at each kind of work, are told to end instead. The last two go on at the same time.
+    """
+    spec = watched_job(folder, address, epochs=EPOCHS_PER_KILL * max(1, training + notices))
+    bench, draw = Bench(spec), random.Random(seed)
+    commits_lost, ends = 0, list[tuple[int, float]]()
+
+    def end(driver: Driver, *, is_killed: bool, when: Callable[[], bool]) -> int:
+        if is_killed:
+            driver.kill_when(when)
+        else:
+            ends.append(driver.tell_to_end_when(when))
+        return bench.count_lost()
+
+    with drivers(folder) as start:
+        for number in range(labelling + notices):
             enough = len(bench.commits()) + draw.randint(1, 3)
-            commits_lost += bench.kill(start(spec), when=lambda enough=enough: len(bench.commits()) >= enough)
-        for _ in range(training):
+            is_time = lambda enough=enough: len(bench.commits()) >= enough  # noqa: E731
+            commits_lost += end(start(spec), is_killed=number < labelling, when=is_time)
+        for number in range(training + notices):
             seen, wanted = bench.checkpoints(), draw.randint(1, 2)
             is_time = lambda seen=seen, wanted=wanted: len(bench.checkpoints() - seen) >= wanted  # noqa: E731
-            commits_lost += bench.kill(start(spec), when=is_time)
-        start(spec).finish()
+            commits_lost += end(start(spec), is_killed=number < training, when=is_time)
+        for driver in [start(spec), start(spec)]:
+            driver.finish()
         commits_lost += bench.count_lost()
-        unkilled = _watched_job(folder / "unkilled", address, epochs=spec.train.epochs, slowness=0.0)
+        unkilled = watched_job(folder / "unkilled", address, epochs=spec.train.epochs, slowness=0.0)
         start(unkilled).finish()
-    computed = [sum(map(int, Path(folder, f"{name}.trace").read_text().split())) for name in TEACHERS]
     return DriverKills(
         kills=labelling + training,
+        notices=len(ends),
+        notices_kept=sum(code == 143 and seconds <= EXIT_WITHIN_S for code, seconds in ends),
         commits_lost=commits_lost,
         shards_wrong=bench.count_wrong_shards(),
-        rows_wasted=max(computed) - small_jobs.ROWS - TIMED_ROWS,
-        rows_wasted_at_most=labelling * IN_FLIGHT_ROWS,
-        is_same_student=_result(unkilled) == _result(spec),
+        rows_wasted=max(rows_labelled(folder, name) for name in TEACHERS) - small_jobs.ROWS,
+        rows_wasted_at_most=(labelling + notices) * IN_FLIGHT_ROWS,
+        is_same_student=result_of(unkilled) == result_of(spec),
     )
 
 
-class _Driver:
-    """`coffey run` in a process of its own, which is warm before it is needed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = (folder / "driver.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WARM_UP],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            start_new_session=True,
-        )
-
-    def run(self, spec: JobSpec, path: Path) -> None:
-        """Begin with a job."""
-        path.write_text(dump_spec(spec))
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(["coffey", "run", str(path), "--json"]).encode() + b"\n")
-        self.process.stdin.close()
-        self.process.stdin = None
-
-    def kill_when(self, is_time: Callable[[], bool]) -> None:
-        """Kill it as soon as `is_time`."""
-        while self.process.poll() is None:
-            if is_time():
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
-                return
-            time.sleep(0.02)
-        raise DriverFailedError(f"it ended before it was killed: {self._last_words()}")
-
-    def finish(self) -> None:
-        """Wait for its end."""
-        output, _ = self.process.communicate()
-        if self.process.returncode or not json.loads(output):
-            raise DriverFailedError(f"it ended with {self.process.returncode}: {self._last_words()}")
-
-    def stop(self) -> None:
-        """End it, if it is still there."""
-        self.log.close()
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def _last_words(self) -> str:
-        return Path(self.log.name).read_text()[-3000:]
-
-
-@contextmanager
-def _drivers(folder: Path) -> Iterator[Callable[[JobSpec], _Driver]]:
-    """Yield what starts a driver with a job, while the next one warms up."""
-    started = [_Driver(folder)]
-
-    def start(spec: JobSpec) -> _Driver:
-        driver = started[-1]
-        driver.run(spec, folder / "job.yaml")
-        started.append(_Driver(folder))
-        return driver
-
-    try:
-        yield start
-    finally:
-        for driver in started:
-            driver.stop()
-
-
-class _Bench:
+class Bench:
     """A job's store, and how it looked when its driver was last killed."""
 
     def __init__(self, spec: JobSpec) -> None:
@@ -173,11 +111,6 @@ class _Bench:
         """Return those of the students."""
         students = [task.prefix for task in self._job.students]
         return {path for prefix in students for path in Path(self._root, prefix, "checkpoints").glob("*.json")}
-
-    def kill(self, driver: _Driver, *, when: Callable[[], bool]) -> int:
-        """Kill a driver, and return how many commits of its predecessors it has lost."""
-        driver.kill_when(when)
-        return self.count_lost()
 
     def count_lost(self) -> int:
         """Return how many commits of the last time are gone or written again, and remember those of now."""
@@ -196,7 +129,9 @@ class _Bench:
         return wrong
 
 
-def _watched_job(folder: Path, address: str, *, epochs: int, slowness: float = 1.0) -> JobSpec:
+def watched_job(
+    folder: Path, address: str, *, epochs: int, slowness: float = 1.0, store: Path | None = None
+) -> JobSpec:
     """Return a job that labels and trains for seconds, and leaves a trace of every row that its teachers compute."""
     folder.mkdir(exist_ok=True)
     weights = small_jobs.write_teacher(folder / "teacher.safetensors", rows=slice(0, 300))
@@ -206,7 +141,11 @@ def _watched_job(folder: Path, address: str, *, epochs: int, slowness: float = 1
         for name in TEACHERS
     ]
     spec = small_jobs.job(
-        folder, store=str(folder / "store"), teachers=teachers, cluster={"address": address}, baseline=None
+        folder,
+        store=str(store or folder / "store"),
+        teachers=teachers,
+        cluster={"address": address},
+        baseline=None,
     )
     return small_jobs.changed(
         spec,
@@ -219,7 +158,13 @@ def _watched_job(folder: Path, address: str, *, epochs: int, slowness: float = 1
     )
 
 
-def _result(spec: JobSpec) -> tuple[object, ...]:
+def rows_labelled(folder: Path, teacher: str) -> int:
+    """Return how many rows of shards a teacher computed; single rows are those that an evaluation takes the time of."""
+    rows = map(int, Path(folder, f"{teacher}.trace").read_text().split())
+    return sum(count for count in rows if count > 1)
+
+
+def result_of(spec: JobSpec) -> tuple[object, ...]:
     """Return the weights of the students, and every figure of the evaluation that no clock is part of."""
     record = json.loads(Path(spec.store, resolve(spec).evaluation_key).read_text())
     figures = [(model["name"], model["accuracy"], model["nll"], model["ece"]) for model in record["models"]]

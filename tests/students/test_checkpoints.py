@@ -24,7 +24,9 @@ from students.checkpoints import (
     latest_step,
     load_checkpoint,
     save_checkpoint,
+    take_up,
 )
+from students.group import Alone
 from students.task import EpochPoint, TrainingTask
 from tests.fixtures.crashing_store import CrashingStore, Killed
 from tests.fixtures.tiny import label_record, points, targets, task, write_rows
@@ -63,6 +65,44 @@ def save(store: ObjectStore, training: TrainingTask, step: int, value: float | N
 
 def files(store: DirectoryStore, training: TrainingTask) -> list[str]:
     return [stat.key.rpartition("/")[2] for stat in store.list(f"{training.prefix}/checkpoints/")]
+
+
+class Overtaken(DirectoryStore):
+    """Loses its newest checkpoint, as another attempt would remove it, just before that is read."""
+
+    newer: tuple[int, ...] = ()
+
+    def get(self, key: str) -> memoryview:
+        if "/checkpoints/" in key and key.endswith(".json") and self.newer:
+            step, *self.newer = self.newer  # type: ignore[assignment]
+            self.delete(key)
+            if step:
+                save(DirectoryStore(Path(self.uri)), self.training, step)
+        return super().get(key)
+
+    training: TrainingTask
+
+
+@pytest.mark.parametrize(("newer", "expected"), [((), 7), ((9,), 9), ((9, 11), 11), ((0,), None)])
+def test_the_newest_checkpoint_is_taken_up_though_another_attempt_goes_on_meanwhile(
+    store: DirectoryStore, training: TrainingTask, newer: tuple[int, ...], expected: int | None
+) -> None:
+    save(store, training, 7)
+    overtaken = Overtaken(Path(store.uri))
+    overtaken.training, overtaken.newer = training, newer
+
+    found = take_up(overtaken, training, Alone())
+
+    assert (found[0].step if found else None) == expected
+
+
+def test_a_checkpoint_whose_bytes_are_gone_is_an_error(store: DirectoryStore, training: TrainingTask) -> None:
+    save(store, training, 7)
+    (gone,) = (stat.key for stat in store.list(f"{training.prefix}/checkpoints/") if stat.key.endswith(".pt"))
+    store.delete(gone)
+
+    with pytest.raises(ObjectMissingError, match=gone):
+        take_up(store, training, Alone())
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(store: DirectoryStore, training: TrainingTask) -> None:

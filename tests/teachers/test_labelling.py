@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 
 import pytest
+from ray.exceptions import ActorDiedError
 
 from cluster.errors import TeacherError
 from cluster.shards.commits import Commit
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
+from cluster.storage.protocol import StoreFullError
 from teachers.deployment import REQUESTS_PER_REPLICA, Accepted, Alive, Answer, Labelled, LabelRequest
 from teachers.labelling import (
     START_TIMEOUT_S,
@@ -26,7 +28,7 @@ from teachers.labelling import (
     label_shards,
 )
 from teachers.outputs import OutputRefusedError
-from teachers.shard_queue import MAX_ATTEMPTS, MAX_QUARANTINED
+from teachers.shard_queue import MAX_ATTEMPTS, MAX_LOSSES, MAX_QUARANTINED
 from teachers.spec import TeacherConfig
 from tests.fixtures.jumping_clock import run_jumping
 
@@ -71,6 +73,27 @@ async def fails(replicas: "Replicas", request: LabelRequest) -> AsyncIterator[An
 async def emits_nan(replicas: "Replicas", request: LabelRequest) -> AsyncIterator[Answer]:
     yield Accepted("replica")
     raise OutputRefusedError("wide", request.number, "nan for class 1 in row 2", "finite logits of at most 65504")
+
+
+async def dies(replicas: "Replicas", request: LabelRequest) -> AsyncIterator[Answer]:
+    yield Accepted("replica")
+    raise ActorDiedError
+
+
+async def finds_the_store_full(replicas: "Replicas", request: LabelRequest) -> AsyncIterator[Answer]:
+    yield Accepted("replica")
+    raise StoreFullError("/data", "writing labels/x", "No space left on device")
+
+
+async def waits_for_the_store(replicas: "Replicas", request: LabelRequest) -> AsyncIterator[Answer]:
+    """Hear nothing from the store for ten minutes, and then be as every other."""
+    yield Accepted("replica")
+    for _ in range(1200):
+        await asyncio.sleep(0.5)
+        yield Alive(0, 0, awaits_store=True)
+    async for answer in answers(replicas, request):
+        if not isinstance(answer, Accepted):
+            yield answer
 
 
 async def falls_silent(replicas: "Replicas", request: LabelRequest) -> AsyncIterator[Answer]:
@@ -217,6 +240,46 @@ def test_a_shard_that_fails_is_tried_again_before_new_ones(failure: Behaviour) -
     assert [(event.request.number, event.is_quarantined) for event in failures] == [(1, False)] * 2
 
 
+def test_replicas_that_die_are_not_held_against_a_shard_as_its_own_failures_are() -> None:
+    serve = Replicas({4: [dies] * (MAX_LOSSES - 1)})
+
+    events = label(serve, count=6, config=config())
+
+    assert sorted(labelled(events)) == list(range(6))
+    assert serve.attempts[4] == MAX_LOSSES
+
+
+def test_a_shard_of_which_replicas_die_again_and_again_is_set_aside() -> None:
+    serve = Replicas({4: [dies] * MAX_LOSSES})
+
+    events, error = label_until_quarantine(serve, count=6, config=config())
+
+    assert sorted(labelled(events)) == [0, 1, 2, 3, 5]
+    assert error.shards == (4,)
+    assert "died" in error.reason
+
+
+def test_a_full_store_ends_the_labelling_at_once_with_the_error_of_the_store() -> None:
+    serve = Replicas({1: [finds_the_store_full]})
+
+    with pytest.raises(StoreFullError, match="/data: no space is left for writing labels/x") as error:
+        label(serve, count=50, config=config())
+
+    assert error.value.exit_code == 4
+    assert serve.attempts[1] == 1
+    assert serve.in_flight == 0
+
+
+def test_a_replica_that_waits_for_the_store_is_left_alone() -> None:
+    serve = Replicas({0: [waits_for_the_store]})
+
+    events = label(serve, count=3, config=config())
+
+    assert serve.stopped == []
+    assert sorted(labelled(events)) == [0, 1, 2]
+    assert set(serve.attempts.values()) == {1}
+
+
 def test_one_bad_shard_is_set_aside_with_its_last_error_and_holds_up_no_other() -> None:
     serve = Replicas({3: [fails, fails, emits_nan]})
 
@@ -267,6 +330,20 @@ def test_a_replica_without_progress_is_stopped_once_the_time_is_up_and_its_shard
     assert [event for event in events if isinstance(event, ReplicaReplaced)] == [ReplicaReplaced("wide", "replica-2")]
     (failure,) = (event for event in events if isinstance(event, ShardFailed))
     assert failure.reason.startswith("teacher wide: no progress in 30 s (replica replica-2). It was replaced.")
+    assert sorted(labelled(events)) == list(range(5))
+
+
+def test_a_replica_with_two_requests_in_hand_is_stopped_once() -> None:
+    async def falls_silent_for_both(replicas: Replicas, request: LabelRequest) -> AsyncIterator[Answer]:
+        yield Accepted("replica")
+        await asyncio.Event().wait()
+
+    serve = Replicas({0: [falls_silent_for_both], 1: [falls_silent_for_both]})
+
+    events = label(serve, count=5, config=config())
+
+    assert serve.stopped == ["replica"]
+    assert [event for event in events if isinstance(event, ReplicaReplaced)] == [ReplicaReplaced("wide", "replica")]
     assert sorted(labelled(events)) == list(range(5))
 
 

@@ -211,6 +211,21 @@ class TestInterruption:
         assert "the same command again continues" in said
         assert "Traceback" not in said
 
+    def test_sigterm_ends_a_command_whatever_its_event_loop_is_at(self, tmp_path: Path) -> None:
+        result = in_process(
+            "import asyncio, os, signal, sys\n"
+            "from orchestrator.cli import app\n"
+            "async def work():\n"
+            "    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)\n"
+            "    await asyncio.Event().wait()\n"
+            "app.app.command()(lambda: asyncio.run(work()))\n"
+            "sys.argv = ['coffey', '<lambda>']\n"
+            "app.main()\n",
+            tmp_path,
+        )
+        assert result.returncode == 143, result.stderr
+        assert "the same command again continues" in result.stderr
+
 
 class TestTechniques:
     def test_they_are_listed_for_people_for_programs_and_as_a_page(self, tmp_path: Path) -> None:

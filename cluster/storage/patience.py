@@ -1,0 +1,158 @@
+"""A store that rides out an outage: who has hours of work behind it waits some minutes before it gives up.
+
+For work that runs for long and can wait: replicas, workers, the driver of a run. A command that somebody looks at uses
+the store as it is, which answers or fails within minutes.
+"""
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from cluster.errors import EnvironmentFailure
+from cluster.storage.directory import DirectoryStore
+from cluster.storage.open import open_store
+from cluster.storage.protocol import ObjectStat, ObjectStore, StoreUnreachableError
+
+OUTAGE_S = 900.0
+"""Longest outage that is waited out, unless COFFEY_STORE_OUTAGE_S says otherwise."""
+
+_VARIABLE = "COFFEY_STORE_OUTAGE_S"
+_LONGEST_WAIT_S = 15.0
+
+_log = logging.getLogger("coffey.storage")
+AnswerT = TypeVar("AnswerT")
+
+
+class OutageLengthError(EnvironmentFailure):
+    """COFFEY_STORE_OUTAGE_S is no number of seconds."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"{_VARIABLE}={self.found!r}: expected a whole number of seconds, such as 900, or 0 to wait for nothing."
+
+
+def open_patiently(uri: str) -> ObjectStore:
+    """Return the store at `uri` as `patient` makes it."""
+    return patient(open_store(uri))
+
+
+def patient(store: ObjectStore) -> ObjectStore:
+    """Return `store` such that it rides out outages; a directory as it is, for file systems wait by themselves.
+
+    Raises:
+        OutageLengthError: COFFEY_STORE_OUTAGE_S is no number of seconds.
+    """
+    if isinstance(store, DirectoryStore):
+        return store
+    given = os.environ.get(_VARIABLE, "").strip()
+    if given and not given.isdecimal():
+        raise OutageLengthError(given)
+    return PatientStore(store, outage_s=float(given) if given else OUTAGE_S)
+
+
+class PatientStore:
+    """Asks another store again until it answers, or has not answered for `outage_s`. Any number of threads may use it.
+
+    What a caller wants to write stays in its hands meanwhile, so memory is bounded by what callers hold.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        outage_s: float,
+        clock_s: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store, self._outage_s, self._clock_s, self._wait = store, outage_s, clock_s, wait
+        self._waiting: set[int] = set()
+        """Threads that wait."""
+
+    @property
+    def uri(self) -> str:
+        """That of the store itself."""
+        return self._store.uri
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether some thread waits for an answer that did not come."""
+        return bool(self._waiting)
+
+    def get(self, key: str) -> memoryview:
+        """Read the whole object."""
+        return self._insist(lambda: self._store.get(key))
+
+    def put(self, key: str, body: bytes | memoryview) -> None:
+        """Replace the object; repeating it is harmless."""
+        self._insist(lambda: self._store.put(key, body))
+
+    def put_if_absent(self, key: str, body: bytes | memoryview) -> bool:
+        """Write unless it exists; an attempt whose answer was lost may be what exists."""
+        return self._insist(lambda: self._store.put_if_absent(key, body))
+
+    def exists(self, key: str) -> bool:
+        """Return whether it can be read."""
+        return self._insist(lambda: self._store.exists(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        """List, and go on where an answer failed to come."""
+        patience, after = self._patience(), ""
+        while True:
+            try:
+                for found in self._store.list(prefix):
+                    if found.key > after:
+                        after = found.key
+                        yield found
+                return
+            except StoreUnreachableError as error:
+                patience.wait_after(error)
+
+    def delete(self, key: str) -> None:
+        """Remove it; repeating that is harmless."""
+        self._insist(lambda: self._store.delete(key))
+
+    def _insist(self, ask: Callable[[], AnswerT]) -> AnswerT:
+        patience = self._patience()
+        while True:
+            try:
+                return ask()
+            except StoreUnreachableError as error:
+                patience.wait_after(error)
+
+    def _patience(self) -> "_Patience":
+        return _Patience(self._outage_s, self._clock_s, self._wait, self._waiting)
+
+
+class _Patience:
+    """The waits of one operation."""
+
+    def __init__(
+        self, outage_s: float, clock_s: Callable[[], float], wait: Callable[[float], None], waiting: set[int]
+    ) -> None:
+        self._outage_s, self._clock_s, self._wait, self._waiting = outage_s, clock_s, wait, waiting
+        self._failures, self._since_s = 0, 0.0
+
+    def wait_after(self, error: StoreUnreachableError) -> None:
+        """Wait before the next attempt; raises `error` if the outage has lasted too long."""
+        if self._failures == 0:
+            self._since_s = self._clock_s()
+        left_s = self._since_s + self._outage_s - self._clock_s()
+        if left_s <= 0:
+            raise error
+        if self._failures == 0:
+            _log.warning("%s: %s: %s; asking again for %.0f s", error.uri, error.action, error.reason, left_s)
+        # Not all at the same moment: whoever waited would bring down again what has just come back.
+        delay_s = min(_LONGEST_WAIT_S, 2.0**self._failures) * random.uniform(0.5, 1.0)
+        self._failures += 1
+        self._waiting.add(threading.get_ident())
+        try:
+            self._wait(min(delay_s, left_s))
+        finally:
+            self._waiting.discard(threading.get_ident())
