@@ -17,6 +17,7 @@ from pydantic import Field
 from cluster.config import Config
 from cluster.errors import CoffeyError, DataError
 from cluster.identity import canonical_json
+from cluster.redaction import redacted
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
 
@@ -79,7 +80,7 @@ class UnknownRunError(DataError):
 
 
 class RunLog:
-    """Writes the events and the state of one run. Called from one thread.
+    """Writes the events and the state of one run, without secrets. Called from one thread.
 
     A second thread writes when nothing happens: the driver may wait for one answer longer than `LOST_AFTER_S`.
     """
@@ -102,6 +103,7 @@ class RunLog:
 
     def append(self, event: Event) -> None:
         """Keep an event; it is in the store within about a second of the next one, or with the next heartbeat."""
+        event = event.model_copy(update={"message": redacted(event.message)})
         with self._writing:
             self._events.append(event)
             update = {"updated": event.at, "step": event.step or self.state.step, "message": event.message}
@@ -112,6 +114,7 @@ class RunLog:
     def close(self, outcome: RunOutcome, *, error: str | None = None, exit_code: int = 0, report: bool = False) -> None:
         """Write how the run ended."""
         self._closed.set()
+        error = None if error is None else redacted(error)
         with self._writing:
             if error is not None:
                 self._events.append(Event(at=now(), event="failed", step=self.state.step, message=error))

@@ -14,7 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.errors import CoffeyError, TrainingError
-from cluster.failures import own_error, reason_of
+from cluster.failures import own_error, reason_of, redacting
 from cluster.storage.open import open_store
 from students.divergence import TrainingDivergedError
 from students.group import Together
@@ -111,8 +111,9 @@ def _work(config: dict[str, Any]) -> CoffeyError | None:
         return earlier  # of the attempt before; all workers see it, so all return
     store, group = open_store(config["store_uri"]), Together(get_device())
     try:
-        for task in config["tasks"]:
-            train(store, task, config["execution"], group)
+        with redacting():
+            for task in config["tasks"]:
+                train(store, task, config["execution"], group)
     except TrainingDivergedError as error:
         return error  # every worker sees the same sum, so all of them return
     except CoffeyError as error:

@@ -48,12 +48,13 @@ def run(spec: SpecFile, overrides: Overrides = None, quiet: Quiet = False, as_js
 
 
 def _run(job: "JobSpec", *, quiet: bool, as_json: bool) -> None:
+    from cluster.redaction import redacted
     from cluster.storage.open import open_store
     from orchestrator.progress import open_progress
     from orchestrator.run import run_job
 
     store = open_store(job.store)
-    command = shlex.join(["coffey", *sys.argv[1:]])
+    command = redacted(shlex.join(["coffey", *sys.argv[1:]]))
     with open_progress(quiet=quiet, as_json=as_json) as progress:
         result = run_job(job, store, command=command, progress=progress)
     if as_json:
