@@ -91,13 +91,14 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Cap
                 logs = _start(cpus) if address is None else _join(address)
         except Exception as error:  # Ray raises the bare class when a node does not start in time
             raise ClusterUnreachableError(address, f"{type(error).__name__}: {error}") from error
+        job = ray.get_runtime_context().get_job_id()
         writable = logs if os.access(logs, os.W_OK) else Path(folder)
         with noise_in(writable / f"coffey-{os.getpid()}.log"):
             try:
                 nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                 yield Capacity.of_nodes([Capacity(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes])
             except Exception as error:
-                _add_last_words(error, logs)
+                _add_last_words(error, logs, job)
                 raise
             finally:
                 ray.shutdown()
@@ -142,13 +143,12 @@ def _logs_of(context: Any) -> Path:
     return Path(context.address_info["session_dir"], "logs")
 
 
-def _add_last_words(error: Exception, logs: Path) -> None:
-    import ray
-
+def _add_last_words(error: Exception, logs: Path, job: str) -> None:
     from cluster.last_words import last_words
 
-    if words := last_words(error, logs, ray.get_runtime_context().get_job_id()):
-        error.add_note(words)
+    with contextlib.suppress(OSError):  # what explains an error must not take its place
+        if words := last_words(error, logs, job):
+            error.add_note(words)
 
 
 def _has_token() -> bool:
