@@ -9,6 +9,10 @@ from cluster.errors import CoffeyError
 from cluster.redaction import redacted
 
 
+_WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__")
+"""Where Ray, Ray Train and Python keep what an error was made of."""
+
+
 class RedactedError(Exception):
     """What others' code raised: its traceback, without the secrets that were quoted in it."""
 
@@ -48,7 +52,7 @@ def causes(error: BaseException | None, depth: int = 8) -> Iterator[BaseExceptio
     if error is None or depth == 0:
         return
     yield error
-    inner = [getattr(error, "cause", None), getattr(error, "controller_failure", None), error.__cause__]
+    inner = [getattr(error, name, None) for name in _WRAPPED]
     inner += getattr(error, "worker_failures", {}).values()
     for item in inner:
         if isinstance(item, BaseException):

@@ -27,13 +27,14 @@ def last_words(error: BaseException, logs: Path, job: str) -> str | None:
     inner = list(causes(error))[1:]
     if any(isinstance(item, CoffeyError) for item in inner):
         return None
-    if tracebacks := [text for item in inner if _TRACEBACK.search(text := str(item))]:
-        lines = _TRACEBACK.split(tracebacks[-1])[-1].splitlines()
-        return _told(f"Last lines of its traceback; Ray's logs are in {logs}:", lines)
-    if dead := [item for item in inner if isinstance(item, _DIED)]:
+    # An actor that raised in its constructor is called dead too, but has a traceback.
+    if dead := [item for item in inner if isinstance(item, _DIED) and not _TRACEBACK.search(str(item))]:
         files = _files_of(_dead_process(str(dead[-1]), logs, job), logs)
         told = [_told(f"Last lines of {path}:", lines) for path in files if (lines := _lines(path))]
         return "\n".join(told or [f"It wrote nothing; Ray's logs are in {logs}"])
+    if tracebacks := [text for item in inner if _TRACEBACK.search(text := str(item))]:
+        lines = _TRACEBACK.split(tracebacks[-1])[-1].splitlines()
+        return _told(f"Last lines of its traceback; Ray's logs are in {logs}:", lines)
     return None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.last_words import last_words
@@ -36,7 +37,8 @@ def a_dead_process() -> int:
 
 
 def lost(pid: int) -> Exception:
-    failures = {0: RayActorError(error_msg=DIED.format(pid=pid))}
+    died = RayActorError(error_msg=DIED.format(pid=pid))
+    failures = {0: WorkerHealthCheckFailedError("A worker health check failed.\n(pid=1, ip=2)\n", failure=died)}
     return caused(WorkersLostError("it died"), WorkerGroupError("it died", failures))
 
 
