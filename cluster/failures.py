@@ -8,7 +8,6 @@ from typing import Any
 from cluster.errors import CoffeyError
 from cluster.redaction import redacted
 
-
 _WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__")
 """Where Ray, Ray Train and Python keep what an error was made of."""
 
