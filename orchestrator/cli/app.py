@@ -123,7 +123,7 @@ def _failed(error: Exception, *, as_json: bool) -> int:
         return CoffeyError.exit_code
     # The last lines of a process that failed are notes on the error with which the run ended.
     notes = getattr(error, "__notes__", [])
-    facts = {name: value for name, value in vars(own).items() if name != "__notes__"}
+    facts = {name: value for name, value in vars(own).items() if not name.startswith("__")}
     _report(type(own).__name__, str(own), own.exit_code, as_json=as_json, facts=facts, notes=notes)
     return own.exit_code
 
