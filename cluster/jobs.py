@@ -18,10 +18,10 @@ from cluster.config import Config
 from cluster.dashboard import Dashboard, DashboardUnreachableError, TokenRefusedError, enter_dashboard
 from cluster.errors import EXIT_TERMINATED, EnvironmentFailure, SpecError
 from cluster.package import Package, pack
+from cluster.redaction import is_secret_name, redacted
 
 _POLL_S = 1.0
 _PATIENCE_S = 120.0
-_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|ACCESS_KEY|API_KEY|PRIVATE", re.IGNORECASE)
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
@@ -94,15 +94,15 @@ class DashboardRefusedError(EnvironmentFailure):
 
 
 class SecretInJobError(SpecError):
-    """A variable for the job looks like a credential, and whoever sees the dashboard sees the job's environment."""
+    """Something of the job looks like a credential; whoever sees the dashboard sees its command and environment."""
 
-    def __init__(self, variable: str) -> None:
-        super().__init__(variable)
-        self.variable = variable
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
 
     def __str__(self) -> str:
         return (
-            f"{self.variable} looks like a credential, and those do not travel with a job. "
+            f"{self.where} holds what looks like a credential, and those do not travel with a job. "
             "Give it to the cluster's own nodes."
         )
 
@@ -122,9 +122,11 @@ def submit(
     Raises:
         AccessDenied: the dashboard refuses us, or is open to everybody.
         EnvironmentFailure: it cannot be reached, or cannot take the job.
-        SpecError: the id is taken, the directory cannot be packed, or `env` holds a credential.
+        SpecError: the id is taken, the directory cannot be packed, or `env` or `entrypoint` hold a credential.
     """
     refuse_secrets_in(env)
+    if redacted(entrypoint) != entrypoint:
+        raise SecretInJobError("the job's command")
     dashboard = enter_dashboard(address, allow_open=allow_open)
     with tempfile.TemporaryDirectory(prefix="coffey-") as folder, _in_our_words(dashboard.url, submission_id):
         package = pack(working_dir, into=Path(folder), excludes=excludes)
@@ -136,13 +138,8 @@ def submit(
 def refuse_secrets_in(env: Mapping[str, str]) -> None:
     """Raise `SecretInJobError` for the first variable that looks like a credential."""
     for variable, value in env.items():
-        if looks_secret(variable) or re.search(r"://[^/]*@", value):
+        if is_secret_name(variable) or re.search(r"://[^/]*@", value) or redacted(value) != value:
             raise SecretInJobError(variable)
-
-
-def looks_secret(name: str) -> bool:
-    """Return whether what is called so is likely to be a credential."""
-    return _SECRET.search(name) is not None
 
 
 def job_status(address: str, submission_id: str) -> JobState:

@@ -1,10 +1,10 @@
 """A connection to Ray: a cluster of our own on this machine, or one that runs already."""
 
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import EnvironmentFailure
+from cluster.noise import noise_in
 
 # Ray reads these when it is imported and hands them to every process it starts.
 _ENVIRONMENT = {
@@ -26,6 +27,9 @@ _ENVIRONMENT = {
 }
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 """Memory for Ray's objects on a cluster that is started here."""
+# For a cluster of our own: nobody enters without the token, and workers that train meet on loopback.
+_LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "token", "GLOO_SOCKET_IFNAME": "lo"}
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": False}
 
 
 class ClusterUnreachableError(EnvironmentFailure):
@@ -90,53 +94,98 @@ def local_capacity(cpus: int | None) -> Capacity:
 def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Capacity]:
     """Connect to Ray for the length of the context; a cluster started here listens on loopback and ends with it.
 
+    What Ray writes to the terminal meanwhile goes to a file beside its logs. An error that tells of a process that
+    failed leaves the context with the last lines of that process as a note.
+
     Raises:
         ClusterUnreachableError: there is no such cluster, or it refuses us.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if address is not None and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported, and never again
+    if address is None:
+        os.environ.update(_LOCAL_ENVIRONMENT)  # read when Ray is imported, and never again
+    elif _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
-    with tempfile.TemporaryDirectory(prefix="coffey-", ignore_cleanup_errors=True) as logs:
+    with tempfile.TemporaryDirectory(prefix="coffey-", ignore_cleanup_errors=True) as folder:
         try:
-            with _ray_noise_in(f"{logs}/ray.log"):
-                _connect(address, cpus)
+            with noise_in(Path(folder, "ray.log")):
+                logs = _start(cpus) if address is None else _join(address)
         except Exception as error:  # Ray raises the bare class when a node does not start in time
             raise ClusterUnreachableError(address, f"{type(error).__name__}: {error}") from error
-        try:
-            yield Capacity.of_ray(ray.nodes())
-        finally:
-            with _ray_noise_in(f"{logs}/ray.log"):
+        job = ray.get_runtime_context().get_job_id()
+        writable = logs if os.access(logs, os.W_OK) else Path(folder)
+        with noise_in(writable / f"coffey-{os.getpid()}.log"):
+            try:
+                yield Capacity.of_ray(ray.nodes())
+            except Exception as error:
+                _add_last_words(error, logs, job)
+                raise
+            finally:
                 ray.shutdown()
 
 
-def _connect(address: str | None, cpus: int | None) -> None:
+def _join(address: str) -> Path:
+    """Connect to a running cluster; return the folder of its logs on this machine."""
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": False}
-    if address is not None:
-        with _own_signal_handler():
-            ray.init(address=address, **quiet)
-        return
+    with _own_signal_handler():
+        return _logs_of(ray.init(address=address, **_QUIET))
+
+
+def _start(cpus: int | None) -> Path:
+    """Start a cluster on loopback, and return the folder of its logs."""
+    import ray
+    from ray._private import ray_constants
+
+    # Ray puts the machine's address in the place of 127.0.0.1, unless it believes that there are no clusters here.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     # Workers import the user's models as the driver does: from the directory of the command.
     os.environ["PYTHONPATH"] = _python_path()
     with _own_signal_handler():
         # A cluster that was killed leaves its address behind; "local" never looks for it.
-        ray.init(
+        context = ray.init(
             address="local",
             num_cpus=cpus,
             include_dashboard=False,
             _node_ip_address="127.0.0.1",
             object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
+            **_QUIET,
         )
+    _close_token_file()
+    found = context.address_info["node_ip_address"]
+    if not ipaddress.ip_address(found).is_loopback:
+        ray.shutdown()
+        raise OSError(f"it listens on {found}, expected loopback")
+    return _logs_of(context)
+
+
+def _logs_of(context: Any) -> Path:
+    return Path(context.address_info["session_dir"], "logs")
+
+
+def _add_last_words(error: Exception, logs: Path, job: str) -> None:
+    from cluster.last_words import last_words
+
+    with contextlib.suppress(OSError):  # what explains an error must not take its place
+        if words := last_words(error, logs, job):
+            error.add_note(words)
 
 
 def _has_token() -> bool:
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    return any(name in os.environ for name in names) or Path("~/.ray/auth_token").expanduser().is_file()
+    return any(name in os.environ for name in names) or _token_file().is_file()
+
+
+def _token_file() -> Path:
+    return Path("~/.ray/auth_token").expanduser()
+
+
+def _close_token_file() -> None:
+    """Keep the token from others of this machine, who reach its loopback too: Ray writes it for everybody to read."""
+    with contextlib.suppress(OSError):
+        _token_file().chmod(0o600)
 
 
 def _num_gpus() -> int:
@@ -160,22 +209,3 @@ def _own_signal_handler() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _ray_noise_in(path: str) -> Iterator[None]:
-    """Send what Ray's processes write to our terminal to a file instead."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    try:
-        with open(path, "ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, descriptor in enumerate(saved, start=1):
-            os.dup2(descriptor, number)
-            os.close(descriptor)

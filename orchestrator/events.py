@@ -18,6 +18,7 @@ from pydantic import Field
 from cluster.config import Config
 from cluster.errors import CoffeyError, DataError
 from cluster.identity import canonical_json
+from cluster.redaction import redacted
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore, StoreUnreachableError
 
@@ -94,7 +95,7 @@ class UnknownRunError(DataError):
 
 
 class RunLog:
-    """Writes the events and the state of one run. Called from one thread at a time.
+    """Writes the events and the state of one run, without secrets. Called from one thread at a time.
 
     A second thread writes when nothing happens: the driver may wait for one answer longer than `LOST_AFTER_S`. It also
     looks whether somebody asked the run to stop, and then calls `on_stop` once: by default, what SIGTERM does.
@@ -129,6 +130,7 @@ class RunLog:
         What a store that does not answer has not taken is written later: whether a run outlives an outage is for those
         to say who need an answer.
         """
+        event = event.model_copy(update={"message": redacted(event.message)})
         with self._writing:
             self._events.append(event)
             update = {"updated": event.at, "step": event.step or self.state.step, "message": event.message}
@@ -140,6 +142,7 @@ class RunLog:
     def close(self, outcome: RunOutcome, *, error: str | None = None, exit_code: int = 0, report: bool = False) -> None:
         """Write how the run ended."""
         self._closed.set()
+        error = None if error is None else redacted(error)
         with self._writing:
             if error is not None:
                 self._events.append(Event(at=now(), event="failed", step=self.state.step, message=error))

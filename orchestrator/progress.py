@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from cluster.noise import own_descriptor
+
 _PLAIN_EVERY_S = 5.0
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -180,16 +182,17 @@ def one_line(text: str) -> str:
 @contextlib.contextmanager
 def open_progress(*, quiet: bool, as_json: bool) -> Iterator[Progress]:
     """Yield the display that suits this terminal; everything goes to standard error, results to standard output."""
-    if quiet:
-        yield Silent()
-    elif as_json:
-        yield JsonLines(sys.stderr)
-    elif sys.stderr.isatty():
-        live = LiveBars(Console(stderr=True))
-        with live.bars:
-            yield live
-    else:
-        yield PlainLines(sys.stderr)
+    with own_descriptor(sys.stderr) as terminal:
+        if quiet:
+            yield Silent()
+        elif as_json:
+            yield JsonLines(terminal)
+        elif terminal.isatty():
+            live = LiveBars(Console(file=terminal))
+            with live.bars:
+                yield live
+        else:
+            yield PlainLines(terminal)
 
 
 class _Pace:

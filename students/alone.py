@@ -3,6 +3,7 @@
 import ray
 import torch
 
+from cluster.failures import redacting
 from cluster.resources import ResourceConfig
 from cluster.storage.patience import open_patiently
 from students.group import Alone
@@ -20,4 +21,5 @@ def start_alone(
 @ray.remote(max_retries=3)
 def _train_alone(store_uri: str, task: TrainingTask, execution: Execution) -> TrainedRecord:
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-    return train(open_patiently(store_uri), task, execution, Alone(device))
+    with redacting():
+        return train(open_patiently(store_uri), task, execution, Alone(device))

@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.errors import CoffeyError, TrainingError
-from cluster.failures import own_error, reason_of
+from cluster.failures import own_error, reason_of, redacting
 from cluster.storage.patience import open_patiently
 from cluster.tasks import here
 from students.divergence import TrainingDivergedError
@@ -168,8 +168,9 @@ def _work(config: dict[str, Any]) -> CoffeyError | None:
         return earlier  # of the attempt before; all workers see it, so all return
     store, group = open_patiently(config["store_uri"]), Together(get_device())
     try:
-        for task in config["tasks"]:
-            train(store, task, config["execution"], group)
+        with redacting():
+            for task in config["tasks"]:
+                train(store, task, config["execution"], group)
     except TrainingDivergedError as error:
         return error  # every worker sees the same sum, so all of them return
     except CoffeyError as error:

@@ -14,6 +14,7 @@ import ray
 import torch
 from ray import serve
 
+from cluster.failures import redacting
 from cluster.memory import keep_freed_memory
 from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset
@@ -94,7 +95,8 @@ class TeacherReplica:
         keep_freed_memory()
         self._setup = setup
         self._store = open_patiently(setup.store_uri)
-        backend = load_backend(self._store, setup.config, setup.weights, on=setup.config.resources)
+        with redacting():
+            backend = load_backend(self._store, setup.config, setup.weights, on=setup.config.resources)
         self._labeller = Labeller(setup.config.name, backend, setup.config.batch_size)
         # torch's thread count is one per Python thread: without the initializer every new thread takes all cores.
         self._compute = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
@@ -135,12 +137,13 @@ class TeacherReplica:
 
     async def _label(self, request: LabelRequest, progress: "_Progress") -> Labelled:
         loop = asyncio.get_running_loop()
-        labels, arrays = await loop.run_in_executor(self._io, self._read, request)
-        if isinstance(arrays, Commit):
-            return Labelled(arrays, 0)
-        outputs = await loop.run_in_executor(self._compute, self._forward, request, arrays, progress)
-        commit = await loop.run_in_executor(self._io, self._labeller.commit, labels, request.number, outputs)
-        return Labelled(commit, progress.rows)
+        with redacting():
+            labels, arrays = await loop.run_in_executor(self._io, self._read, request)
+            if isinstance(arrays, Commit):
+                return Labelled(arrays, 0)
+            outputs = await loop.run_in_executor(self._compute, self._forward, request, arrays, progress)
+            commit = await loop.run_in_executor(self._io, self._labeller.commit, labels, request.number, outputs)
+            return Labelled(commit, progress.rows)
 
     def _read(self, request: LabelRequest) -> tuple[LabelSet, Mapping[str, np.ndarray] | Commit]:
         """Return the input columns, or the commit if there is one: what is labelled is never computed again."""

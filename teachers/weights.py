@@ -5,7 +5,6 @@ torch's `weights_only` is a fence, not a wall (CVE-2025-32434, CVE-2026-24747), 
 """
 
 import difflib
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +15,8 @@ from cluster.identity import digest_of
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectMissingError
 from cluster.weights import StoredWeights
+from teachers.formats import FormatError, check_onnx, safetensors_header
 
-_MAX_HEADER_BYTES = 100 * 1024 * 1024
-_ONNX_FIRST_BYTE = b"\x08"
-"""The tag of `ir_version`, which every ONNX file starts with; no pickle and no archive starts with a backspace."""
 CLASSES_KEY = "coffey.classes"
 
 
@@ -115,23 +112,26 @@ def read_weights(address: str) -> bytes:
 
     Raises:
         WeightsMissingError: there is no such file.
-        UnsafeWeightsError: the file is of another format, whatever its name says.
+        UnsafeWeightsError: the file is of another format, whatever its name says, or not whole.
     """
     if not address.endswith((".safetensors", ".onnx")):
         raise UnsafeWeightsError(address, f"a {Path(address).suffix or 'nameless'} file")
     body = _read(address)
-    if address.endswith(".safetensors"):
-        _safetensors_header(body, address)
-    elif body[:1] != _ONNX_FIRST_BYTE:
-        raise UnsafeWeightsError(address, "something else under that name")
+    try:
+        if address.endswith(".onnx"):
+            check_onnx(body)
+        else:
+            safetensors_header(body)
+    except FormatError as error:
+        raise UnsafeWeightsError(address, str(error)) from error
     return body
 
 
 def classes_in(body: bytes, address: str) -> tuple[str, ...] | None:
-    """Return the class names that a safetensors file carries in its metadata, if it does."""
+    """Return the class names that a safetensors file, as `read_weights` returns it, carries in its metadata, if any."""
     if not address.endswith(".safetensors"):
         return None
-    metadata = _safetensors_header(body, address).get("__metadata__")
+    metadata = safetensors_header(body).get("__metadata__")
     names = metadata.get(CLASSES_KEY) if isinstance(metadata, dict) else None
     if not isinstance(names, str):
         return None
@@ -171,17 +171,3 @@ def _read(address: str) -> bytes:
         raise WeightsMissingError(address, "No such object") from error
     except OSError as error:
         raise WeightsMissingError(address, error.strerror or str(error)) from error
-
-
-def _safetensors_header(body: bytes, address: str) -> dict[str, object]:
-    """Parse the header: eight bytes of length, then JSON."""
-    length = int.from_bytes(body[:8], "little")
-    try:
-        if length > min(len(body) - 8, _MAX_HEADER_BYTES):
-            raise ValueError("no header")
-        header = json.loads(body[8 : 8 + length])
-        if not isinstance(header, dict):
-            raise ValueError("no header")  # noqa: TRY004 - bytes of the wrong form, not a value of the wrong type
-    except (ValueError, RecursionError) as error:
-        raise UnsafeWeightsError(address, "something else under that name") from error
-    return header

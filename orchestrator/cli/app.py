@@ -8,8 +8,9 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -115,25 +116,36 @@ def _interrupted(kind: str, code: int, *, as_json: bool) -> int:
 
 def _failed(error: Exception, *, as_json: bool) -> int:
     from cluster.failures import own_error
+    from cluster.redaction import redacted
 
     own = own_error(error)
     if own is None:
-        traceback.print_exception(error)
+        print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         advice = "This is a bug in Coffey: please report it with the lines above."
         _report(type(error).__name__, f"{error}\n{advice}", CoffeyError.exit_code, as_json=as_json)
         return CoffeyError.exit_code
-    _report(type(own).__name__, str(own), own.exit_code, as_json=as_json, facts=vars(own))
+    # The last lines of a process that failed are notes on the error with which the run ended.
+    notes = getattr(error, "__notes__", [])
+    facts = {name: value for name, value in vars(own).items() if not name.startswith("__")}
+    _report(type(own).__name__, str(own), own.exit_code, as_json=as_json, facts=facts, notes=notes)
     return own.exit_code
 
 
-def _report(kind: str, message: str, code: int, *, as_json: bool, facts: dict[str, object] | None = None) -> None:
-    if as_json:
-        _print_error(kind, message, code, facts)
-    else:
-        print(f"coffey: {message}", file=sys.stderr, flush=True)
+def _report(
+    kind: str,
+    message: str,
+    code: int,
+    *,
+    as_json: bool,
+    facts: Mapping[str, object] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    from cluster.redaction import redacted
 
-
-def _print_error(kind: str, message: str, code: int, facts: dict[str, object] | None = None) -> None:
+    if not as_json:
+        below = "".join(f"\n{textwrap.indent(note, '  ')}" for note in notes)
+        print(redacted(f"coffey: {message}{below}"), file=sys.stderr, flush=True)
+        return
     from pydantic_core import to_jsonable_python
 
     error = {
@@ -141,5 +153,6 @@ def _print_error(kind: str, message: str, code: int, facts: dict[str, object] | 
         "message": message,
         "exit_code": code,
         "facts": to_jsonable_python(facts or {}, fallback=str),
+        "notes": list(notes),
     }
-    print(json.dumps({"error": error}, ensure_ascii=False), flush=True)
+    print(redacted(json.dumps({"error": error}, ensure_ascii=False)), flush=True)

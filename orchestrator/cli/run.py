@@ -79,12 +79,13 @@ def _label(job: "JobSpec", *, quiet: bool, as_json: bool) -> None:
 
 
 def _run(job: "JobSpec", *, quiet: bool, as_json: bool, part: Literal["all", "student"] = "all") -> None:
+    from cluster.redaction import redacted
     from cluster.storage.open import open_store
     from orchestrator.progress import open_progress
     from orchestrator.run import run_job
 
     store = open_store(job.store)
-    command = shlex.join(["coffey", *sys.argv[1:]])
+    command = redacted(shlex.join(["coffey", *sys.argv[1:]]))
     with open_progress(quiet=quiet, as_json=as_json) as progress:
         result = run_job(job, store, command=command, progress=progress, part=part)
     if as_json:

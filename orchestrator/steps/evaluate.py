@@ -2,6 +2,7 @@
 
 import ray
 
+from cluster.failures import redacting
 from cluster.shards.dataset import Dataset
 from cluster.shards.records import publish_record
 from cluster.storage.patience import open_patiently
@@ -26,4 +27,5 @@ def evaluate(context: RunContext) -> None:
 @ray.remote(num_cpus=1, max_retries=3)
 def _evaluate(store_uri: str, job: Job) -> EvaluationRecord:
     store = open_patiently(store_uri)
-    return publish_record(store, job.evaluation_key, score_job(store, job))
+    with redacting():
+        return publish_record(store, job.evaluation_key, score_job(store, job))

@@ -13,6 +13,7 @@ import torch
 
 from cluster.config import Config
 from cluster.errors import PartialResult
+from cluster.failures import redacting
 from cluster.identity import digest_of
 from cluster.modules import input_array, load_weights, save_weights, to_inputs
 from cluster.shards.dataset import Dataset
@@ -77,7 +78,8 @@ def export(context: RunContext) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _export(store_uri: str, job: Job) -> ExportRecord:
-    return export_files(open_patiently(store_uri), job)
+    with redacting():
+        return export_files(open_patiently(store_uri), job)
 
 
 def export_files(store: ObjectStore, job: Job) -> ExportRecord:

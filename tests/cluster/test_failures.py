@@ -4,6 +4,7 @@ import importlib
 import pickle
 import pkgutil
 import re
+import traceback
 import types
 import typing
 from pathlib import Path
@@ -21,9 +22,10 @@ import students
 import teachers
 from cluster.config import Config
 from cluster.errors import CoffeyError, DataError, TeacherError
-from cluster.failures import own_error, reason_of
+from cluster.failures import RedactedError, own_error, reason_of, redacting
 from cluster.shards.verified import ShardCorruptError
 from teachers.outputs import OutputRefusedError
+from teachers.weights import ClassMapError
 
 ClassT = TypeVar("ClassT")
 
@@ -98,6 +100,61 @@ def test_errors_that_cause_each_other_come_to_an_end() -> None:
 )
 def test_any_other_error_is_told_by_its_kind_and_its_last_line(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason
+
+
+def raised_through_redacting(error: Exception) -> Exception:
+    """Return what leaves `redacting` when `error` is raised in it, as Ray would send it on."""
+    with pytest.raises(Exception) as raised, redacting():  # noqa: PT011  any at all
+        raise error
+    found = raised.value
+    text = "".join(traceback.format_exception(found))
+    arrived: Exception = RayTaskError("task", text, pickle.loads(pickle.dumps(found))).as_instanceof_cause()
+    assert "s3cr3t" not in text + str(arrived) + reason_of(arrived)
+    return found
+
+
+def test_an_error_without_secrets_leaves_a_process_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t-of-ann")
+    for error in (ValueError("no"), OURS):
+        assert raised_through_redacting(error) is error
+
+
+def test_an_error_of_ours_that_quotes_a_secret_stays_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t-of-ann")
+    cause = KeyError("s3cr3t-of-ann")
+    found = raised_through_redacting(raised_from(ClassMapError("wide", ("s3cr3t-of-ann", "b"), ("a", "b")), cause))
+
+    assert type(found) is ClassMapError
+    assert found.found == ("***", "b")
+    assert found.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("the environment is {'HF_TOKEN': 's3cr3t-of-ann'}"),
+        raised_from(ValueError("no"), KeyError("s3cr3t-of-ann")),
+        raised_from(RuntimeError("two\nlines"), RuntimeError("http://ann:s3cr3t-of-ann@host")),
+    ],
+    ids=str,
+)
+def test_any_other_error_that_quotes_a_secret_becomes_its_traceback_without_it(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t-of-ann")
+    found = raised_through_redacting(error)
+
+    assert type(found) is RedactedError
+    assert "Traceback (most recent call last)" in str(found)
+    assert "***" in str(found)
+    assert "redacting" not in reason_of(found)
+    assert str(error).splitlines()[-1].partition("{")[0] in reason_of(found)
+
+
+def test_a_reason_tells_no_secret_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t-of-ann")
+    for error in (ValueError("s3cr3t-of-ann"), ShardCorruptError("s3cr3t-of-ann", "a", "b")):
+        assert "s3cr3t" not in reason_of(error)
 
 
 _PACKAGES = (cluster, students, teachers, orchestrator)

@@ -194,3 +194,19 @@ def test_credentials_do_not_travel_with_a_job(working_dir: Path, name: str, valu
     with pytest.raises(jobs.SecretInJobError, match=name) as error:
         jobs.submit("127.0.0.1:1", entrypoint="true", working_dir=working_dir, submission_id="x", env={name: value})
     assert "u:p" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "entrypoint",
+    [
+        "coffey run job.yaml --set store=http://ann:s3cr3t-of-ann@minio:9000/b",
+        "coffey run job.yaml --set a=s3cr3t-of-ann",
+    ],
+)
+def test_a_command_that_holds_a_credential_is_not_sent(
+    working_dir: Path, entrypoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cr3t-of-ann")
+    with pytest.raises(jobs.SecretInJobError, match="the job's command") as error:
+        jobs.submit("127.0.0.1:1", entrypoint=entrypoint, working_dir=working_dir, submission_id="x", env={})
+    assert "s3cr3t" not in str(error.value)

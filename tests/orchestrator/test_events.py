@@ -93,6 +93,17 @@ class TestEvents:
         log.close("done")
         assert list(read_events(store, log.state.run)) == [event(1), event(2)]
 
+    def test_no_secret_reaches_the_store(self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_TOKEN", "s3cr3t-of-ann")
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        log.append(event(1).model_copy(update={"message": "login with s3cr3t-of-ann failed"}))
+        log.close("failed", error="http://ann:s3cr3t-of-ann@host refused", exit_code=8)
+        assert [found.message for found in read_events(store, log.state.run)] == [
+            "login with *** failed",
+            "http://***@host refused",
+        ]
+        assert not [stat.key for stat in store.list("") if b"s3cr3t" in bytes(store.get(stat.key))]
+
     def test_runs_keep_their_events_apart(self, store: DirectoryStore) -> None:
         logs = [RunLog(store, "job", heartbeat_s=LONG_S) for _ in range(3)]
         for number, log in enumerate(logs):

@@ -505,6 +505,12 @@ class TestOverrides:
 
 
 class TestAttacks:
+    @pytest.mark.parametrize("place", ["teachers.wide", "student", "data"])
+    def test_nothing_can_be_told_to_trust_code_from_elsewhere(self, place: str) -> None:
+        problem = only_problem(MINIMAL, [f"{place}.trust_remote_code=true"])
+        assert problem.key == f"{place}.trust_remote_code"
+        assert "unknown key" in problem.message
+
     @pytest.mark.parametrize(
         ("text", "reason"),
         [

@@ -342,7 +342,7 @@ class TestMistakes:
 
     def test_a_pickle_as_weights_is_refused(self, own_files: Path) -> None:
         (own_files / "given.safetensors").write_bytes(b"\x80\x04N.")
-        with pytest.raises(UnsafeWeightsError, match=r"given\.safetensors: found something else"):
+        with pytest.raises(UnsafeWeightsError, match=r"given\.safetensors: found a pickle"):
             resolve(job_spec(own_files))
 
     def test_classes_that_a_file_of_weights_carries_must_be_those_of_the_data(self, own_files: Path) -> None:

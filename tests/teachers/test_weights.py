@@ -14,6 +14,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 import torch
@@ -111,6 +112,8 @@ PICKLES: dict[str, tuple[str, Callable[[Payload], bytes]]] = {
     ),
     "numpy": (".npy", lambda payload: buffered(lambda buffer: np.save(buffer, object_array(payload)))),
     "numpy archive": (".npz", lambda payload: buffered(lambda buffer: np.savez(buffer, w=object_array(payload)))),
+    "keras": (".keras", lambda payload: zipped(payload, "model.weights.h5")),
+    "keras, HDF5": (".h5", lambda payload: b"\x89HDF\r\n\x1a\n" + pickle.dumps(payload)),
     "gzip": (".pkl.gz", lambda payload: gzip.compress(pickle.dumps(payload))),
     "bzip2": (".pkl.bz2", lambda payload: bz2.compress(pickle.dumps(payload))),
 }
@@ -130,6 +133,8 @@ LOADERS: dict[str, Callable[[bytes], object]] = {
     "joblib, compressed": lambda body: joblib.load(io.BytesIO(body)),
     "numpy": lambda body: np.load(io.BytesIO(body), allow_pickle=True),
     "numpy archive": lambda body: np.load(io.BytesIO(body), allow_pickle=True)["w"],
+    "keras": lambda body: pickle.loads(zipfile.ZipFile(io.BytesIO(body)).read("model.weights.h5")),
+    "keras, HDF5": lambda body: pickle.loads(body[8:]),
     "gzip": lambda body: pickle.loads(gzip.decompress(body)),
     "bzip2": lambda body: pickle.loads(bz2.decompress(body)),
 }
@@ -163,6 +168,97 @@ def test_the_refusal_names_the_kind_of_file() -> None:
         read_weights("models/deep.pth")
     with pytest.raises(UnsafeWeightsError, match="found a nameless file"):
         read_weights("models/deep")
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("pickle 5", "found a pickle under that name"),
+        ("legacy torch", "found a pickle under that name"),
+        ("torch", r"found a zip archive, as torch\.save"),
+        ("keras, HDF5", "found an HDF5 file, as Keras writes"),
+        ("numpy", "found a NumPy array"),
+        ("joblib, compressed", "found a compressed file"),
+        ("gzip", "found a compressed file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.onnx"])
+def test_a_disguised_file_is_named_for_what_it_is(tmp_path: Path, kind: str, found: str, name: str) -> None:
+    (tmp_path / name).write_bytes(PICKLES[kind][1](Payload(tmp_path / "executed")))
+
+    with pytest.raises(UnsafeWeightsError, match=found):
+        read_weights(str(tmp_path / name))
+
+
+def lying(**entries: list[int]) -> bytes:
+    header = {name: {"dtype": "U8", "shape": [4], "data_offsets": offsets} for name, offsets in entries.items()}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": [0, 4]},
+        {"a": [0, 4], "b": [4, 12]},
+        {"a": [0, 4], "b": [5, 8]},
+        {"a": [0, 6], "b": [4, 8]},
+        {"a": [-4, 8]},
+        {"a": [8, 0], "b": [0, 8]},
+        {"a": [0, 8, 8]},
+        {},
+    ],
+    ids=["too short", "too long", "a hole", "an overlap", "before the start", "backwards", "three", "none"],
+)
+def test_a_safetensors_header_that_lies_about_its_bytes_is_refused(
+    tmp_path: Path, entries: dict[str, list[int]]
+) -> None:
+    (tmp_path / "true.safetensors").write_bytes(lying(a=[0, 4], b=[4, 8]))
+    assert safetensors.numpy.load_file(tmp_path / "true.safetensors").keys() == {"a", "b"}
+    read_weights(str(tmp_path / "true.safetensors"))
+    path = tmp_path / "lying.safetensors"
+    path.write_bytes(lying(**entries))
+
+    with pytest.raises(UnsafeWeightsError, match="found a header that"):
+        read_weights(str(path))
+
+
+def elsewhere(location: str) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../../secret", "/etc/passwd"])
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch", "function"])
+def test_an_onnx_file_whose_weights_lie_elsewhere_is_refused(tmp_path: Path, location: str, where: str) -> None:
+    tensor, value = elsewhere(location), helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    constant = helper.make_node("Constant", [], ["w"], value=tensor)
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    if where == "constant":
+        nodes.append(constant)
+    if where == "branch":
+        branch = helper.make_graph([constant], "branch", [], [value])
+        nodes.append(helper.make_node("If", ["x"], ["z"], then_branch=branch, else_branch=branch))
+    initializers = [tensor] if where == "initializer" else []
+    functions = [helper.make_function("own", "f", [], ["w"], [constant], [])] if where == "function" else []
+    graph = helper.make_graph(nodes, "g", [value], [value], initializers)
+    path = tmp_path / "split.onnx"
+    path.write_bytes(helper.make_model(graph, functions=functions).SerializeToString())
+
+    with pytest.raises(UnsafeWeightsError, match="weights in a file of their own") as refusal:
+        read_weights(str(path))
+
+    assert location in str(refusal.value)
+
+
+def test_half_an_onnx_file_is_refused(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [value])
+    (tmp_path / "half.onnx").write_bytes(helper.make_model(graph).SerializeToString()[:-5])
+
+    with pytest.raises(UnsafeWeightsError, match="something else under that name"):
+        read_weights(str(tmp_path / "half.onnx"))
 
 
 @pytest.mark.parametrize(

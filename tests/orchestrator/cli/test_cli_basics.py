@@ -172,6 +172,34 @@ class TestErrors:
         assert "a traceback" not in result.stderr
         assert result.stderr.startswith("coffey: shard 7: found this, the record says that.")
 
+    @pytest.mark.parametrize("error", ["RuntimeError(text)", "ShardCorruptError(text, 'this', 'that')"])
+    def test_no_error_shows_a_secret(self, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_TOKEN", "s3cr3t-of-ann")
+        result = in_process(FAILING_TWICE.format(error=f"text = 'login with s3cr3t-of-ann'; error = {error}"), tmp_path)
+        assert "s3cr3t" not in result.stdout + result.stderr
+        assert "login with ***" in result.stderr
+        assert "login with ***" in json.loads(result.stdout)["error"]["message"]
+
+    def test_notes_of_an_error_stand_below_it(self, tmp_path: Path) -> None:
+        error = "error = ShardCorruptError('shard 7', 'this', 'that'); error.add_note('Last lines:\\n  so long')"
+        result = in_process(FAILING_TWICE.format(error=error), tmp_path)
+        assert result.stderr.splitlines()[-2:] == ["  Last lines:", "    so long"]
+        found = json.loads(result.stdout)["error"]
+        assert found["notes"] == ["Last lines:\n  so long"]
+        assert found["facts"].keys() == {"where", "found", "expected"}
+
+
+FAILING_TWICE = """
+from orchestrator.cli.app import app, exit_code_of
+from cluster.shards.verified import ShardCorruptError
+
+@app.command()
+def fail(json: bool = False) -> None:
+    {error}
+    raise error
+
+exit_code_of(['fail']), exit_code_of(['fail', '--json'])
+"""
 
 FAILING = """
 import sys
