@@ -13,29 +13,17 @@ from cluster.shards.dataset import Dataset, shard_key
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.open import open_store
 from orchestrator.context import RunContext
-from orchestrator.load import parse_spec
 from orchestrator.plan import Inspection
-from orchestrator.resolve import Job, resolve
+from orchestrator.resolve import Job
 from orchestrator.shuffling import ItemT, ResultT, Scattering, ShardName
 from orchestrator.sources.errors import SourceChangedError, TooManyBadRowsError
 from orchestrator.sources.read import read_source
 from orchestrator.splits import divide
-from orchestrator.steps.ingest import ingest
 from orchestrator.steps.ingest_partitions import ingest_partitions
 from tests.fixtures import exports
-from tests.fixtures.exports import CLASSES, WRITERS, digits
+from tests.fixtures.exports import WRITERS, digits
+from tests.fixtures.ingested import ingested, job_of, objects, spoil
 from tests.fixtures.jobs import new_context
-
-SPEC = """\
-name: parts
-store: {store}
-data: {data}
-teachers:
-  - {{name: all, model: "tests.fixtures.jobs:Linear", fit: {{epochs: 1}}}}
-  - {{name: few, model: "tests.fixtures.jobs:Linear", classes: ["3", "5", "8"], fit: {{epochs: 1}}}}
-fusion: {{combine: stacking}}
-student: {{model: "tests.fixtures.jobs:Narrow"}}
-"""
 
 
 class Shuffled:
@@ -71,34 +59,11 @@ class Shuffled:
             raise KeyboardInterrupt
 
 
-def job_of(read: dict[str, Any], store: Path, **keys: Any) -> Job:
-    data = {"read": read, "classes": CLASSES, "shard_rows": 16, "labelled": 60, "validation": 20, **keys}
-    return resolve(parse_spec(SPEC.format(store=store, data=json.dumps(data)), where="job.yaml"))
-
-
 def in_partitions(job: Job, engine: Any) -> RunContext:
     context = new_context(job, open_store(job.spec.store))
     with context.step(context.inspect().ingest()) as account:
         ingest_partitions(context, account, engine)
     return context
-
-
-def directly(job: Job) -> RunContext:
-    context = new_context(job, open_store(job.spec.store))
-    ingest(context)
-    return context
-
-
-def objects(context: RunContext) -> dict[str, bytes]:
-    return {stat.key: bytes(context.store.get(stat.key)) for stat in context.store.list("datasets/")}
-
-
-def spoil(folder: Path) -> None:
-    """Make some rows of CSV unusable, among them the first and the last of a file."""
-    for path in sorted(folder.rglob("*.csv")):
-        head, *lines = path.read_text().splitlines()
-        lines[0], lines[3], lines[-1] = "1,2", lines[3].replace(",", ",x", 1), "ten" + lines[-1][1:]
-        path.write_text("\n".join([head, *lines]))
 
 
 @pytest.mark.parametrize("kind", ["csv", "images", "torch"])
@@ -108,7 +73,7 @@ def test_partitions_in_any_order_give_every_byte_of_the_direct_path(kind: str, s
     if kind == "csv":
         spoil(tmp_path)
     here, there = (job_of(read, tmp_path / store, max_bad_fraction=0.2) for store in ("here", "there"))
-    expected = objects(directly(here))
+    expected = objects(ingested(here))
     found = objects(in_partitions(there, Shuffled(seed)))
     assert found == expected
     assert ("quarantine.jsonl" in "".join(found)) == (kind == "csv")
@@ -129,7 +94,7 @@ def test_the_rows_of_every_data_set_are_those_of_the_same_rows_in_one_archive(tm
 
 def test_an_ingest_that_ended_early_goes_on_with_the_shards_that_are_missing(tmp_path: Path) -> None:
     read = exports.write_csv(tmp_path, digits())
-    expected = objects(directly(job_of(read, tmp_path / "whole")))
+    expected = objects(ingested(job_of(read, tmp_path / "whole")))
     made = job_of(read, tmp_path / "store")
     first, second, third = Shuffled(1, ends_after=5), Shuffled(2, ends_after=2), Shuffled(3)
     for engine in (first, second):
@@ -180,9 +145,9 @@ def test_what_is_left_out_is_listed_in_the_store_and_told_by_the_plan(tmp_path: 
     read = exports.write_csv(tmp_path, digits())
     spoil(tmp_path)
     with pytest.raises(TooManyBadRowsError, match="12 of 150 rows"):
-        directly(job_of(read, tmp_path / "refused"))
+        ingested(job_of(read, tmp_path / "refused"))
     made = job_of(read, tmp_path / "store", max_bad_fraction=0.08)
-    context = directly(made)
+    context = ingested(made)
     lines = bytes(context.store.get(f"datasets/{made.datasets.train}/quarantine.jsonl")).decode().splitlines()
     bad = [json.loads(line) for line in lines]
     assert [(row["part"], row["partition"], row["row"]) for row in bad[:4]] == [
