@@ -18,6 +18,7 @@ from orchestrator.labellers import ResolvedTeacher
 from orchestrator.placement import Placement, check_room, place
 from orchestrator.planned import Part, PlannedStep, StepKind, StepState
 from orchestrator.resolve import Job, resolve
+from orchestrator.sources.quarantine import describe_quarantine
 from orchestrator.spec import JobSpec
 from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord
@@ -111,6 +112,7 @@ class Inspection:
         records = list(self._datasets.values())
         found = [record for record in records if record is not None]
         rows = sum(record.rows for record in found)
+        left_out = describe_quarantine(self._store, self._job.datasets.train)
         return PlannedStep(
             name="ingest",
             kind="ingest",
@@ -118,7 +120,7 @@ class Inspection:
             state=_state(len(found), len(records)),
             rows=rows if len(found) == len(records) else None,
             rows_done=rows,
-            note=f"{self._job.spec.data.read.source}: training, labelled, held-out and test rows",
+            note=f"{self._job.spec.data.read.source}: training, labelled, held-out and test rows{left_out}",
         )
 
     def fit(self, task: TrainingTask) -> PlannedStep:

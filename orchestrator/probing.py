@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from cluster.errors import SpecError
 from cluster.models import ModelConfig
-from cluster.shards.schema import Column, columns_of
+from cluster.shards.schema import Column
 from cluster.shards.taps import reduced_shape
-from orchestrator.sources.read import read_source
+from orchestrator.sources.read import source_columns
 from orchestrator.spec import JobSpec
 from students.objectives.term import Shapes, TeacherTap
 from students.task import heads_read, modules_read
@@ -71,8 +71,7 @@ def probe(spec: JobSpec, *, num_classes: int) -> Probed:
     read, heads = modules_read(spec.objective), heads_read(spec.objective)
     if not student and not read and not heads and not any(teacher.taps for teacher in spec.teachers):
         return Probed()
-    train = read_source(spec.data).train
-    columns = columns_of({name: array[:0] for name, array in train.columns.items()})
+    columns = source_columns(spec.data)
     model = ModelConfig(factory=spec.student.model, arguments=spec.student.arguments, inputs=spec.student.inputs)
     of_student, _ = _shapes(model, columns, student, name="student", num_classes=num_classes)
     stored: dict[str, ShapesByPath] = {}

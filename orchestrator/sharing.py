@@ -4,9 +4,8 @@ Only jobs whose members share modules come here, since it imports torch and the 
 """
 
 from cluster.models import ModelConfig
-from cluster.shards.schema import columns_of
 from orchestrator.beside import peers_of
-from orchestrator.sources.read import read_source
+from orchestrator.sources.read import source_columns
 from orchestrator.spec import JobSpec
 from students.cohorts.method import OnlineMethod
 
@@ -27,7 +26,7 @@ def check_sharing(spec: JobSpec, *, num_classes: int) -> None:
 
     student = ModelConfig(factory=spec.student.model, arguments=spec.student.arguments, inputs=spec.student.inputs)
     models = [student, *(peer.model for peer in peers_of(spec.cohort, spec.student))]
-    columns = columns_of({name: array[:0] for name, array in read_source(spec.data).train.columns.items()})
+    columns = source_columns(spec.data)
     inputs = to_inputs(input_array(blank_rows(columns), student.inputs), student.inputs)
     modules = [build_module(model) for model in models]
     for model, module in zip(models, modules, strict=True):

@@ -1,16 +1,17 @@
 """Which rows are trained on, with and without their labels, and which are held out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cluster.identity import identity_of
 from cluster.shards.order import permutation
-from cluster.shards.schema import LABEL, NO_LABEL, ROW, Column, columns_of
+from cluster.shards.schema import LABEL, NO_LABEL, ROW, Column
 from orchestrator.sources.arrays import Rows, SourceRows
-from orchestrator.sources.errors import TooFewLabelsError
-from orchestrator.sources.read import read_source
+from orchestrator.sources.errors import NoOwnRowsError, TooFewLabelsError
+from orchestrator.sources.partitions import Part
+from orchestrator.sources.read import meaning_of, partitioned, read_in_turns, read_source, source_columns
 from orchestrator.sources.spec import DataConfig, DigitsSource
 
 RECIPE = 1
@@ -57,6 +58,17 @@ class DatasetIds:
         return replace(self, of_specialists=tuple(own))
 
 
+@dataclass(frozen=True)
+class DividedRows:
+    """What one data set holds of the source, in its order."""
+
+    identity: str
+    classes: tuple[str, ...]
+    part: Part
+    """Of the source."""
+    arrays: dict[str, np.ndarray]
+
+
 def dataset_ids(config: DataConfig, *, classes: tuple[str, ...], digests: tuple[str, ...]) -> DatasetIds:
     """Return the identities that follow from the contents of the source files and the division."""
     facts = {
@@ -69,6 +81,7 @@ def dataset_ids(config: DataConfig, *, classes: tuple[str, ...], digests: tuple[
         "shard_rows": config.shard_rows,
         "compression": config.compression,
         "seed": config.seed,
+        **meaning_of(config),
     }
     train, labelled, held_out, test = (
         identity_of("dataset", RECIPE, facts | {"part": part}) for part in ("train", "labelled", "held_out", "test")
@@ -102,15 +115,41 @@ def divide(source: SourceRows, config: DataConfig) -> dict[str, dict[str, np.nda
     }
 
 
+def divided(source: SourceRows, config: DataConfig, ids: DatasetIds) -> Iterator[DividedRows]:
+    """Yield every data set once, with its rows.
+
+    Raises:
+        TooFewLabelsError: more rows are asked for than there are.
+        NoOwnRowsError: none is of the classes of a specialist.
+    """
+    parts = divide(source, config)
+    identities = {"train": ids.train, "labelled": ids.labelled, "held_out": ids.held_out, "test": ids.test}
+    for part, arrays in parts.items():
+        if part != "labelled" or ids.labelled != ids.train:
+            yield DividedRows(identities[part], source.classes, "test" if part == "test" else "train", arrays)
+    for own in ids.of_specialists:
+        for part, identity, field in (
+            ("labelled", own.labelled, "data.labelled"),
+            ("held_out", own.held_out, "data.validation"),
+        ):
+            arrays = rows_of_classes(parts[part], [source.classes.index(name) for name in own.classes])
+            if len(arrays[LABEL]) == 0:
+                raise NoOwnRowsError(field, own.classes, len(parts[part][LABEL]))
+            yield DividedRows(identity, own.classes, "train", arrays)
+
+
 def columns_of_rows(config: DataConfig) -> tuple[Column, ...]:
-    """Return the columns that every data set will have; reads the source, and raises as `read_source` does."""
-    no_rows = np.arange(0)
-    return columns_of(_columns(read_source(config).train, no_rows, no_rows))
+    """Return the columns that every data set will have; raises as `source_columns` does."""
+    return Column(name=ROW, dtype="int32"), *source_columns(config), Column(name=LABEL, dtype="int32")
 
 
 def entries_of(config: DataConfig, column: str) -> frozenset[int]:
     """Return the numbers that a column of any data set will hold; raises as `read_source` and `divide` do."""
-    parts = divide(read_source(config), config).values()
+    parts: Iterable[Mapping[str, np.ndarray]]
+    if column in (ROW, LABEL) or partitioned(config) is None:
+        parts = divide(read_source(config), config).values()
+    else:
+        parts = (rows.columns for rows in read_in_turns(config))
     return frozenset(entry for columns in parts for entry in np.unique(columns[column]).tolist())
 
 
@@ -129,4 +168,5 @@ def rows_of_classes(columns: Mapping[str, np.ndarray], places: Sequence[int]) ->
 def _columns(rows: Rows, picked: np.ndarray, has_label: np.ndarray) -> dict[str, np.ndarray]:
     labels = np.where(has_label[picked], rows.labels_N[picked], NO_LABEL).astype(np.int32)
     columns = {name: array[picked] for name, array in rows.columns.items()}
-    return {ROW: picked.astype(np.int32), **columns, LABEL: labels}
+    numbers = picked if rows.numbers_N is None else rows.numbers_N[picked]
+    return {ROW: numbers.astype(np.int32), **columns, LABEL: labels}

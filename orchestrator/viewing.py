@@ -1,9 +1,9 @@
 """In which views a job sees its training rows, and whether rows have the shape for it."""
 
 from cluster.errors import SpecError
-from cluster.shards.schema import LABEL, ROW, columns_of
+from cluster.shards.schema import LABEL, ROW
 from cluster.shards.views.spec import View, ViewsConfig
-from orchestrator.sources.read import read_source
+from orchestrator.sources.read import source_columns
 from orchestrator.spec import JobSpec
 
 
@@ -43,7 +43,7 @@ def check_views(spec: JobSpec) -> None:
     views = spec.data.views
     if views is None:
         return
-    columns = {column.name: column for column in columns_of(read_source(spec.data).train.columns)}
+    columns = {column.name: column for column in source_columns(spec.data)}
     names = ", ".join(name for name in columns if name not in (LABEL, ROW))
     if views.column not in (columns if len(columns) > 1 else {None, *columns}):
         raise ViewMisfitError("column", f"found {views.column or 'none'}, and the data has {names}; name one of them")

@@ -1,6 +1,6 @@
 """A data set in the store: numbered input shards and one record that names them all."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -88,7 +88,7 @@ def write_dataset(
     entries = []
     for number, start in enumerate(range(0, rows, shard_rows)):
         part = {name: array[start : start + shard_rows] for name, array in arrays.items()}
-        entries.append(_publish_shard(store, shard_key(identity, number), part, compression=compression))
+        entries.append(publish_shard(store, shard_key(identity, number), part, compression=compression))
     record = DatasetRecord(
         identity=identity,
         columns=columns_of(arrays),
@@ -96,7 +96,51 @@ def write_dataset(
         labelled_rows=int(np.count_nonzero(arrays[LABEL] != NO_LABEL)),
         shards=tuple(entries),
     )
-    return _checked(store, publish_record(store, dataset_key(identity), record), identity)
+    return publish_dataset(store, record)
+
+
+def publish_dataset(store: ObjectStore, record: DatasetRecord) -> DatasetRecord:
+    """Write the record of a data set whose shards are all there, and return the one that is there now.
+
+    Raises:
+        BadRecordError: there is a record, and it is of another data set.
+    """
+    return _checked(store, publish_record(store, dataset_key(record.identity), record), record.identity)
+
+
+def publish_shard(
+    store: ObjectStore, key: str, arrays: Mapping[str, np.ndarray], *, compression: Compression
+) -> ShardEntry:
+    """Write one shard unless it is there, and describe the one that is.
+
+    Raises:
+        ShardCorruptError: an earlier attempt left a shard that holds something else.
+        ShardFormatError: what is there is no such shard.
+    """
+    rows = len(next(iter(arrays.values())))
+    body: bytes | memoryview = encode_shard(arrays, compression=compression)
+    if not store.put_if_absent(key, body) and (found := store.get(key)) != body:
+        # An earlier attempt wrote it, and a record may name its bytes, which another version of Arrow or of a codec can
+        # make differ from ours. So they stay, and it is they that we describe.
+        body = _same_rows(found, arrays, where=f"{store.uri}/{key}")
+        _check_read_again(store, key, body)
+    return ShardEntry(rows=rows, num_bytes=len(body), digest=digest_of(body))
+
+
+def find_shard(
+    store: ObjectStore, key: str, columns: Sequence[Column], expected: Mapping[str, np.ndarray]
+) -> ShardEntry:
+    """Describe a shard that an earlier attempt left, of whose columns some are known.
+
+    Raises:
+        ObjectMissingError: there is none.
+        ShardCorruptError: it holds other values in these columns.
+        ShardFormatError: it is no shard of so many rows with these columns.
+    """
+    where, rows, body = f"{store.uri}/{key}", len(next(iter(expected.values()))), store.get(key)
+    _check_values(decode_shard(body, columns, rows=rows, where=where), expected, where=where)
+    _check_read_again(store, key, body)
+    return ShardEntry(rows=rows, num_bytes=len(body), digest=digest_of(body))
 
 
 def dataset_key(identity: str) -> str:
@@ -109,28 +153,23 @@ def shard_key(identity: str, number: int) -> str:
     return f"datasets/{identity}/{number:08d}.arrow"
 
 
-def _publish_shard(
-    store: ObjectStore, key: str, arrays: Mapping[str, np.ndarray], *, compression: Compression
-) -> ShardEntry:
-    rows = len(next(iter(arrays.values())))
-    body: bytes | memoryview = encode_shard(arrays, compression=compression)
-    if not store.put_if_absent(key, body) and (found := store.get(key)) != body:
-        # An earlier attempt wrote it, and a record may name its bytes, which another version of Arrow or of a codec can
-        # make differ from ours. So they stay, and it is they that we describe.
-        body = _same_rows(found, arrays, where=f"{store.uri}/{key}")
-        # No digest vouches for what was just read: damaged on its way, it would be described for ever.
-        if store.get(key) != body:
-            raise ShardCorruptError(f"{store.uri}/{key}", "other bytes at a second reading", "the same")
-    return ShardEntry(rows=rows, num_bytes=len(body), digest=digest_of(body))
-
-
 def _same_rows(body: memoryview, arrays: Mapping[str, np.ndarray], *, where: str) -> memoryview:
     columns = columns_of(arrays)
     found = decode_shard(body, columns, rows=len(arrays[columns[0].name]), where=where)
-    for name, array in arrays.items():
+    _check_values(found, arrays, where=where)
+    return body
+
+
+def _check_values(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, where: str) -> None:
+    for name, array in expected.items():
         if found[name].tobytes() != array.tobytes():
             raise ShardCorruptError(where, f"other values in {name}", "those of the source")
-    return body
+
+
+def _check_read_again(store: ObjectStore, key: str, body: memoryview | bytes) -> None:
+    """Read a shard once more: no digest vouches for it, and damaged on its way it would be described for ever."""
+    if store.get(key) != body:
+        raise ShardCorruptError(f"{store.uri}/{key}", "other bytes at a second reading", "the same")
 
 
 def _checked(store: ObjectStore, record: DatasetRecord, identity: str) -> DatasetRecord:

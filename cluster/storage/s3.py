@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import boto3
 import stamina
@@ -77,6 +77,15 @@ _CREDENTIAL_ERRORS = (
 _connecting = threading.Lock()
 
 
+class ForeignObject(NamedTuple):
+    """An object that others wrote, by its whole name in the bucket."""
+
+    name: str
+    num_bytes: int
+    etag: str
+    """The server's word for these bytes: other bytes, another word."""
+
+
 @dataclass(frozen=True)
 class S3Store:
     """Objects below a prefix of a bucket. Connects when first used; any number of threads may use it."""
@@ -135,6 +144,14 @@ class S3Store:
                     key = item["Key"].removeprefix(self._below)
                     if is_key(key):
                         yield ObjectStat(key, item["Size"], item["LastModified"].timestamp())
+
+    def list_foreign(self, beginning: str) -> Iterator[ForeignObject]:
+        """Yield every object whose name begins so, below the prefix, also those whose names are no keys; sorted."""
+        below = self._below + beginning
+        with self._translated(f"listing {beginning}", beginning):
+            for page in _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
+                for item in page.get("Contents", ()):
+                    yield ForeignObject(item["Key"], item["Size"], item["ETag"].strip('"'))
 
     def delete(self, key: str) -> None:
         """Remove the object; a server that finds none may say so."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.sources.errors import SourceFormatError
+from orchestrator.sources.quarantine import BadRow
 
 _MOST_CLASSES = 1_000_000
 
@@ -15,6 +16,8 @@ class Rows:
 
     columns: dict[str, np.ndarray]
     labels_N: np.ndarray
+    numbers_N: np.ndarray | None = None
+    """Number of each row in the source, where some were left out; by default 0, 1, …"""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -27,6 +30,8 @@ class SourceRows:
     train: Rows
     test: Rows
     classes: tuple[str, ...]
+    bad: tuple[BadRow, ...] = ()
+    """Rows that are left out."""
 
 
 def class_indices(labels: np.ndarray, *, where: str) -> np.ndarray:
