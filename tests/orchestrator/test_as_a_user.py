@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from orchestrator.load import dump_spec
 from orchestrator.resolve import resolve
 from orchestrator.spec import JobSpec
 from tests.fixtures import small_jobs
+from tests.fixtures.canaries import CANARY, SECRETS, files_with_canaries
 from tests.fixtures.ray_head import RayHead
 from tests.fixtures.s3_servers import S3Bucket
 
@@ -41,8 +43,14 @@ def write_job(folder: Path, **changes: object) -> tuple[Path, JobSpec]:
 @pytest.mark.timeout(600)
 def test_the_demo_keeps_its_promises_and_is_free_the_second_time(tmp_path: Path) -> None:
     seeds = ("--seeds", "0,1")  # not three: each costs the start of two workers
-    first = coffey("demo", *seeds, "--store", str(tmp_path / "store"), "--json")
-    assert first.returncode == 0, first.stderr
+    # Ray's sockets lie in its folder, and the path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="cf", dir="/tmp", ignore_cleanup_errors=True) as ray:
+        first = coffey("demo", *seeds, "--store", str(tmp_path / "store"), "--json", RAY_TMPDIR=ray, **SECRETS)
+        assert first.returncode == 0, first.stderr
+        assert list(Path(ray).glob("ray/session_*/logs/coffey-*.log"))
+        assert [str(path) for path in files_with_canaries(tmp_path, Path(ray))] == []
+    assert CANARY not in first.stdout + first.stderr
+    assert {"started", "finished"} <= {json.loads(line)["event"] for line in first.stderr.splitlines()}, "ours alone"
     report = json.loads(first.stdout)["report"]
     summary = report["summary"]
     assert summary["student_accuracy"] > summary["baseline_accuracy"]
