@@ -12,6 +12,7 @@ pytest_plugins = ["tests.fixtures.s3_servers", "tests.fixtures.ray_head"]
 os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", TOKEN
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests with Ray in one process, whose cluster they share; without `--numprocesses` this says nothing."""
     for item in items:
