@@ -26,7 +26,7 @@ class NodeMissingError(SpecError):
     def __str__(self) -> str:
         return (
             f"cluster.launcher.{self.key}: nothing says which machine to rent; expected what the provider needs to "
-            "know, such as {InstanceType: g5.xlarge} on AWS."
+            "know, such as `InstanceType: g5.xlarge` on AWS."
         )
 
 

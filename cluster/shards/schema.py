@@ -3,14 +3,13 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import AfterValidator, FailFast, Field, model_validator
 
 from cluster.config import Config
-
-DType = Literal["uint8", "uint16", "int32", "float16", "float32"]
+from cluster.shards.dtypes import DType
 
 LABEL = "label"
 """Column of the class index; `NO_LABEL` where nobody labelled the row."""

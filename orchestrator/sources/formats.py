@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.config import Config
 from cluster.models import Reference
-from cluster.shards.schema import DType
+from cluster.shards.dtypes import DType
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from cluster.errors import DataError, SpecError
 from cluster.shards.codecs.spec import listed
-from cluster.shards.schema import Column, DType
+from cluster.shards.dtypes import DType
+from cluster.shards.schema import Column
 
 LOWEST = float(np.finfo(np.float16).min)
 """Stands for the logarithm of nothing: its exponential is 0 and, unlike minus infinity, it times 0 is 0."""

@@ -13,9 +13,10 @@ from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import HiddenConfig
 from cluster.shards.commits import Commit
 from cluster.shards.dataset import Dataset
+from cluster.shards.dtypes import DType
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.parquet import OutputError, export_shard, export_shared
-from cluster.shards.schema import DType, columns_of
+from cluster.shards.schema import columns_of
 from cluster.shards.shared import publish_shared
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
