@@ -44,6 +44,9 @@ FULL: dict[str, Any] = {
             "test": {"images": "test-images", "labels": "test-labels"},
         },
         "classes": ["no", "yes"],
+        "revision": "second",
+        "max_bad_fraction": 0.01,
+        "in_memory_bytes": 1024,
         "labelled": 100,
         "validation": 0.2,
         "shard_rows": 64,
@@ -313,9 +316,10 @@ class TestTypos:
         schema = JobSpec.model_json_schema()
         known = {key for model in [schema, *schema["$defs"].values()] for key in model.get("properties", ())}
         # Drawn labels serve few other terms, as blended rows do; sparse terms read one teacher; one weighting; one
-        # cohort, of one method, or generations; and members of a cohort do not teach themselves.
+        # cohort, of one method, or generations; and members of a cohort do not teach themselves. Rows have one source.
         others = {"draws", "tail", "routes", "sees", "shared", "exchange_every", "unit", "burn_in", "mixup", "cutmix"}
         others |= {"generations", "target", "consistency", "decay", "exits", "features"}
+        others |= {"label", "dataset", "dtype", "picture", "height"}
         assert {FULL_LINES[index].key for index in MODEL_KEYS} | others == known
 
     def test_the_full_spec_loads_as_it_is_written(self) -> None:

@@ -27,7 +27,7 @@ def test_a_job_that_fits_is_fine_and_one_that_does_not_is_told_which_part() -> N
     assert check_room_for(job(), Capacity(2, 0)).verdict == "OK"
     finding = check_room_for(job("train.workers=3"), Capacity(2, 0))
     assert (finding.verdict, finding.exit_code) == ("FAIL", 3)
-    assert finding.found == "training on 3 workers needs 3 CPU, and there is 2 CPU"
+    assert finding.found == "training on 3 workers needs 3 CPU, and there is 2 CPU in all"
     assert "train.workers" in finding.fix
     assert check_room_for(job(), None).verdict == "WARN"
 
