@@ -14,7 +14,7 @@ from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
 from students.spec import TrainConfig
 from students.task import Execution, TrainedRecord, TrainingTask
-from students.together import train_together
+from students.together import train_side_by_side
 from tests.fixtures.tiny import Busy, points, targets, task, teacher_logits, write_labels, write_rows
 from tests.fixtures.tiny_workers import together, train_member
 from tests.simulation.victims import Kill, kill_one_at_work, kill_process
@@ -63,7 +63,7 @@ def kill_workers(
     killer = _Killer(folder, training, kills, random.Random(seed), kill)
     config = TrainConfig(workers=WORKERS, cpus_per_worker=cpus_per_worker, max_failures=2 * kills)
     with killer:
-        train_together(str(folder / "store"), [training], EXECUTION, config)
+        train_side_by_side(str(folder / "store"), [[training]], EXECUTION, config)
     steps = _taken(folder)
     first, *_ = together(folder, WORKERS, train_member, unkilled, training, EXECUTION)
     needed = _taken(folder) - steps
