@@ -27,6 +27,7 @@ class RayData:
     def __init__(self) -> None:
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        context.raise_original_map_exception = True  # ours, which speaks for itself, in place of one around it
         # Pieces wait for their shard as objects of Ray, which go to disk when they are many. The hash shuffle holds
         # them in the memory of actors, which has to grow with the data.
         context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
