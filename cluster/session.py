@@ -115,6 +115,7 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Cap
         except Exception as error:  # Ray raises the bare class when a node does not start in time
             raise ClusterUnreachableError(address, f"{type(error).__name__}: {error}") from error
         job = ray.get_runtime_context().get_job_id()
+        logs = logs or Path(folder)
         writable = logs if os.access(logs, os.W_OK) else Path(folder)
         with noise_in(writable / f"coffey-{os.getpid()}.log"):
             try:
@@ -126,12 +127,14 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Cap
                 ray.shutdown()
 
 
-def _join(address: str) -> Path:
-    """Connect to a running cluster; return the folder of its logs on this machine."""
+def _join(address: str) -> Path | None:
+    """Connect to a running cluster; return the folder of its logs on this machine, None if we stand outside of it."""
     import ray
 
     with _own_signal_handler():
-        return _logs_of(ray.init(address=address, **_QUIET))
+        context = ray.init(address=address, **_QUIET)
+    # What Ray's client (ray://) is given tells nothing of a node.
+    return _logs_of(context) if hasattr(context, "address_info") else None
 
 
 def _start(cpus: int | None) -> Path:

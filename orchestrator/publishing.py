@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Sequence
 
+from cluster.redaction import redacted
 from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.records import read_record
 from orchestrator.context import RunContext
@@ -70,7 +71,7 @@ def build_report(context: RunContext, *, command: str, wall_s: float) -> Report:
         steps=tuple(context.results),
         samples=evaluation.samples,
         environment=_environment(),
-        spec=dump_spec(job.spec),
+        spec=redacted(dump_spec(job.spec)),
     )
 
 

@@ -78,11 +78,14 @@ def scatter(task: Scattering) -> Iterator[tuple[ShardName, bytes]]:
 
     Raises:
         SourceMissingError, SourceFormatError, DatasetReferenceError: it cannot be read.
+        SourceChangedError: it holds more rows than when they were counted.
     """
     dtype, start = _record_type(task.layout.columns), 0
     for block in read_blocks(task.source, task.partition, task.layout):
         rows_N = block.places_N + start
         for goal in task.goals:
+            if len(rows_N) and (last := int(rows_N.max())) >= len(goal.places_N):
+                raise SourceChangedError(task.partition.where(last), last + 1, len(goal.places_N))
             places_N = goal.places_N[rows_N]
             wanted = np.flatnonzero(places_N != _NOWHERE)
             wanted = wanted[np.argsort(places_N[wanted], kind="stable")]

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.errors import excerpt
 from cluster.identity import canonical_json
+from cluster.redaction import redacted
 from orchestrator.sources.errors import DatasetReferenceError
 from orchestrator.sources.formats import TorchSource
 from orchestrator.sources.rows import Chunk, Row
@@ -34,7 +35,7 @@ def _row(dataset: Any, number: int, label: str) -> "Row | Unfit":
     try:
         item = dataset[number]
     except Exception as error:  # the user's code, for which one damaged file is reason enough
-        return Unfit(f"{type(error).__name__}: {excerpt(str(error))}")
+        return Unfit(f"{type(error).__name__}: {excerpt(redacted(str(error)))}")
     if isinstance(item, Mapping):
         return item
     if isinstance(item, tuple | list) and len(item) == 2:
@@ -55,7 +56,7 @@ def _build(reference: str, _types: bytes, arguments: tuple[tuple[str, object], .
         dataset = factory(**dict(arguments))
         len(dataset)
     except Exception as error:  # the user's code may raise anything
-        raise DatasetReferenceError(reference, f"{type(error).__name__}: {excerpt(str(error))}") from error
+        raise DatasetReferenceError(reference, f"{type(error).__name__}: {excerpt(redacted(str(error)))}") from error
     if not hasattr(dataset, "__getitem__"):
         raise DatasetReferenceError(reference, f"returned {type(dataset).__name__}")
     return dataset

@@ -3,6 +3,8 @@
 from cluster.session import ray_session
 from cluster.shards.dataset import write_dataset
 from orchestrator.context import RunContext, StepAccount
+from orchestrator.reach import check_reach
+from orchestrator.room import grown
 from orchestrator.sources.read import outgrows_memory, read_source
 from orchestrator.splits import divided
 from orchestrator.steps.ingest_partitions import ingest_partitions
@@ -16,6 +18,7 @@ def ingest(context: RunContext) -> None:
         TooFewLabelsError, NoOwnRowsError, NoRowsError: the rows are too few for what is asked of them.
         TooManyBadRowsError: too many of them cannot be used.
         SourceMissingError, SourceFormatError, DatasetReferenceError: they cannot be read.
+        StoreNotSharedError: other nodes of the cluster would write them to a directory of their own.
     """
     planned = context.inspect().ingest()
     if planned.state == "done":
@@ -27,7 +30,9 @@ def ingest(context: RunContext) -> None:
             _ingest_here(context, account)
             return
         cluster = context.job.spec.cluster
-        with ray_session(cluster.address, cpus=cluster.cpus):
+        with ray_session(cluster.address, cpus=cluster.cpus) as capacity:
+            # Before a node writes a shard to where only that node will find it.
+            check_reach(context.store, cluster, grown(capacity, cluster.may_grow_to))
             from orchestrator.steps.ray_data import RayData  # costs seconds to import
 
             ingest_partitions(context, account, RayData())

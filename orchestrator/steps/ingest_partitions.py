@@ -12,7 +12,7 @@ import numpy as np
 
 from cluster.shards.dataset import DatasetRecord, ShardEntry, dataset_key, find_shard, publish_dataset, shard_key
 from cluster.shards.schema import LABEL, NO_LABEL, ROW, Column
-from cluster.storage.open import open_store
+from cluster.storage.patience import open_patiently
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext, StepAccount
 from orchestrator.shuffling import Engine, Gathering, ShardName, scatter, scatterings
@@ -101,7 +101,7 @@ def _written(
 
 
 def _put(gathering: Gathering, uri: str, shard: ShardName, pieces: Sequence[bytes]) -> ShardEntry:
-    return gathering.publish(open_store(uri), shard, pieces)
+    return gathering.publish(open_patiently(uri), shard, pieces)
 
 
 def _found(

@@ -14,7 +14,7 @@ import ray.data
 import ray.exceptions
 from ray.data.context import DataContext, ShuffleStrategy
 
-from cluster.failures import own_error, reason_of
+from cluster.failures import own_error, reason_of, redacting
 from cluster.tasks import TaskLostError
 from orchestrator.shuffling import ItemT, ResultT, ShardName
 
@@ -41,7 +41,8 @@ class RayData:
         """
 
         def apply(row: dict[str, Any]) -> dict[str, Any]:
-            return {"place": row["place"], "result": _packed(function(_unpacked(row["item"])))}
+            with redacting():
+                return {"place": row["place"], "result": _packed(function(_unpacked(row["item"])))}
 
         for row in _results(_dataset(items).map(apply)):
             yield row["place"], _unpacked(row["result"])
@@ -59,12 +60,14 @@ class RayData:
         """
 
         def pieces(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-            for (target, number), piece in cut(_unpacked(row["item"])):
-                yield {"shard": (target << _NUMBER_BITS) + number, "piece": piece}
+            with redacting():
+                for (target, number), piece in cut(_unpacked(row["item"])):
+                    yield {"shard": (target << _NUMBER_BITS) + number, "piece": piece}
 
         def together(group: pa.Table) -> dict[str, list[Any]]:
             shard = group["shard"][0].as_py()
-            return {"shard": [shard], "result": [_packed(put(_name(shard), group["piece"].to_pylist()))]}
+            with redacting():
+                return {"shard": [shard], "result": [_packed(put(_name(shard), group["piece"].to_pylist()))]}
 
         if items:
             shards = _dataset(items).flat_map(pieces).groupby("shard").map_groups(together, batch_format="pyarrow")

@@ -141,6 +141,18 @@ def test_a_source_that_changes_between_the_passes_is_refused(tmp_path: Path) -> 
         in_partitions(made, Shuffled(before_shuffle=lambda: spoil(tmp_path)))
 
 
+def test_a_source_that_grows_between_the_passes_is_refused(tmp_path: Path) -> None:
+    made = job_of(exports.write_csv(tmp_path, digits()), tmp_path / "store")
+
+    def grow() -> None:
+        (path, *_) = sorted((tmp_path / "train").glob("*.csv"))
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines, lines[-1]]))
+
+    with pytest.raises(SourceChangedError, match="its files changed meanwhile"):
+        in_partitions(made, Shuffled(before_shuffle=grow))
+
+
 def test_what_is_left_out_is_listed_in_the_store_and_told_by_the_plan(tmp_path: Path) -> None:
     read = exports.write_csv(tmp_path, digits())
     spoil(tmp_path)
