@@ -330,15 +330,16 @@ class TestBadRows:
         with pytest.raises(SourceFormatError, match=r"a member a\.png of 1,099,511,627,776 bytes"):
             read_source(data)
 
-    def test_an_item_that_raises_is_a_bad_row(self, tmp_path: Path) -> None:
+    def test_an_item_that_raises_is_a_bad_row_whose_reason_tells_no_secret(self, tmp_path: Path) -> None:
         data = config(written("torch", tmp_path).read.model_dump() | {"dataset": f"{__name__}:Broken"})
-        assert reasons(data) == ["train, item 7: OSError: no such file", "test, item 7: OSError: no such file"]
+        hidden = "OSError: no such file at https://***@host"
+        assert reasons(data) == [f"train, item 7: {hidden}", f"test, item 7: {hidden}"]
 
 
 class Broken(exports.Digits):
     def __getitem__(self, item: int) -> tuple[np.ndarray, int]:
         if item == 7:
-            raise OSError("no such file")
+            raise OSError("no such file at https://me:pass1234@host")
         return super().__getitem__(item)
 
 
