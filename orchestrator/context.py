@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from cluster.storage.protocol import ObjectStore
 from orchestrator.events import Event, RunLog, now
-from orchestrator.plan import Inspection
-from orchestrator.planned import PlannedStep
+from orchestrator.planning.plan import Inspection
+from orchestrator.planning.planned import PlannedStep
 from orchestrator.progress import Progress
 from orchestrator.report.record import StepResult
-from orchestrator.resolve import Job
+from orchestrator.resolution.resolve import Job
 
 
 @dataclass

@@ -9,8 +9,8 @@ from cluster.redaction import redacted
 from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.records import read_record
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
 from orchestrator.events import now
+from orchestrator.figures.evaluation import EvaluationRecord
 from orchestrator.load import dump_spec
 from orchestrator.report.page import render_page
 from orchestrator.report.record import (
@@ -24,8 +24,8 @@ from orchestrator.report.record import (
     Summary,
     ViewsSummary,
 )
-from orchestrator.trainings import chosen_length
-from orchestrator.viewing import views_of
+from orchestrator.resolution.trainings import chosen_length
+from orchestrator.resolution.viewing import views_of
 from students.cohorts.method import FUSED
 from students.task import EpochPoint, TrainedRecord, TrainingTask
 

@@ -14,14 +14,14 @@ from cluster.storage.probe import check_writable
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext
 from orchestrator.events import RunLog
-from orchestrator.placement import check_room, misfits
-from orchestrator.planned import Part, PlannedStep
+from orchestrator.planning.placement import check_room, misfits
+from orchestrator.planning.planned import Part, PlannedStep
+from orchestrator.planning.reach import check_reach
+from orchestrator.planning.room import grown
 from orchestrator.progress import Progress
 from orchestrator.publishing import publish_report
-from orchestrator.reach import check_reach
 from orchestrator.report.record import Report
-from orchestrator.resolve import resolve
-from orchestrator.room import grown
+from orchestrator.resolution.resolve import resolve
 from orchestrator.spec import JobSpec
 from orchestrator.steps.ingest import ingest
 

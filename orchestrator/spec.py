@@ -7,15 +7,15 @@ from pydantic import Field, model_validator
 from cluster.config import Config
 from cluster.manifests.spec import KubernetesConfig, LauncherConfig
 from cluster.resources import NodeKindConfig
-from orchestrator.blending import unblendable
-from orchestrator.cohorting import unteachable
-from orchestrator.rebirth import GenerationsConfig, unborn
-from orchestrator.self_taught import at_odds
-from orchestrator.serving import unserved
+from orchestrator.rules.blending import unblendable
+from orchestrator.rules.cohorting import unteachable
+from orchestrator.rules.rebirth import GenerationsConfig, unborn
+from orchestrator.rules.self_taught import at_odds
+from orchestrator.rules.serving import unserved
+from orchestrator.rules.tapping import untappable
+from orchestrator.rules.untaught import untaught
+from orchestrator.rules.weighing import unweighable
 from orchestrator.sources.spec import DataConfig
-from orchestrator.tapping import untappable
-from orchestrator.untaught import untaught
-from orchestrator.weighing import unweighable
 from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm

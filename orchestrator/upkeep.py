@@ -19,8 +19,8 @@ from cluster.shards.logits import LogitsReader
 from cluster.shards.shared import read_shared, withdraw_shared
 from cluster.shards.taps import STEPS, unpack_tap
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
-from orchestrator.resolve import Job
-from orchestrator.weights import weights_of
+from orchestrator.resolution.resolve import Job
+from orchestrator.resolution.weights import weights_of
 from teachers.rerun import Rerun
 
 TOLERANCE = 2.0**-8

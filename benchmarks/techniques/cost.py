@@ -19,7 +19,7 @@ Figures = dict[str, float]
 def costs(asked: Mapping[str, Asked], *, rounds: int) -> dict[str, Figures]:
     """Return `seconds` and `peak_bytes` of each technique as multiples of plain KL's in the same round, medians."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["students.loop", "orchestrator.resolve", "orchestrator.load"])
+    context.set_forkserver_preload(["students.loop", "orchestrator.resolution.resolve", "orchestrator.load"])
     asked = {name: one for name, one in asked.items() if not _is_codistilled(one)}
     found: list[dict[str, Figures]] = []
     for _ in range(rounds):
@@ -45,7 +45,7 @@ def epoch(overrides: list[str]) -> Figures:
 
     from cluster.storage.open import open_store
     from orchestrator.load import load_spec
-    from orchestrator.resolve import resolve
+    from orchestrator.resolution.resolve import resolve
     from students.group import Alone
     from students.loop import train
     from students.task import Execution

@@ -47,7 +47,7 @@ def _checkups(
         checkups = _of_machine(address)
     else:
         from orchestrator.load import load_spec
-        from orchestrator.readiness import check_readiness
+        from orchestrator.planning.readiness import check_readiness
 
         job = load_spec(spec, overrides)
         checkups, store = check_readiness(job, dashboard=address), store or job.store

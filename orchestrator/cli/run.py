@@ -10,8 +10,8 @@ from orchestrator.cli.options import AsJson, Overrides, Quiet, SpecFile
 from orchestrator.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan
-    from orchestrator.planned import PlannedStep
+    from orchestrator.planning.plan import Plan
+    from orchestrator.planning.planned import PlannedStep
     from orchestrator.spec import JobSpec
 
 
@@ -31,7 +31,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False) -
     """Say what is done and what is left. Changes nothing."""
     from cluster.storage.open import open_store
     from orchestrator.load import load_spec
-    from orchestrator.plan import make_plan
+    from orchestrator.planning.plan import make_plan
 
     job = load_spec(spec, overrides or ())
     planned = make_plan(job, open_store(job.store))

@@ -164,7 +164,7 @@ def _opened(
             raise typer.BadParameter("which store? Give --store, or the --spec of a job", param_hint="--store")
         return open_existing(store), None
     from orchestrator.load import load_spec
-    from orchestrator.resolve import resolve
+    from orchestrator.resolution.resolve import resolve
     from orchestrator.upkeep import Teachers
 
     job = resolve(load_spec(spec, overrides or ()))

@@ -9,7 +9,7 @@ from cluster.shards.logits import LogitsReader
 from cluster.shards.records import publish_record
 from cluster.shards.schema import LABEL
 from orchestrator.context import RunContext
-from orchestrator.labellers import ResolvedTeacher
+from orchestrator.resolution.labellers import ResolvedTeacher
 from students.ensembles.learn import learn
 from students.task import Targets
 from teachers.calibration import calibrate

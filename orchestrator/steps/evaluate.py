@@ -8,9 +8,9 @@ from cluster.shards.records import publish_record
 from cluster.storage.patience import open_patiently
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
-from orchestrator.resolve import Job
-from orchestrator.scoring import score_job
+from orchestrator.figures.evaluation import EvaluationRecord
+from orchestrator.figures.scoring import score_job
+from orchestrator.resolution.resolve import Job
 
 
 def evaluate(context: RunContext) -> None:

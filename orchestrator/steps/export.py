@@ -23,8 +23,8 @@ from cluster.storage.patience import open_patiently
 from cluster.storage.protocol import ObjectStore
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from orchestrator.measuring import load_student, load_student_exits
-from orchestrator.resolve import Job
+from orchestrator.figures.measuring import load_student, load_student_exits
+from orchestrator.resolution.resolve import Job
 from students.exits import exit_of
 from students.task import TrainedRecord
 from students.trained import build_trained

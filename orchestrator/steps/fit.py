@@ -9,7 +9,7 @@ from cluster.resources import ResourceConfig
 from cluster.shards.records import read_record
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
-from orchestrator.planned import Part, PlannedStep
+from orchestrator.planning.planned import Part, PlannedStep
 from students.alone import start_alone
 from students.members import groups_of
 from students.task import Execution, ProgressRecord, TrainedRecord, TrainingTask

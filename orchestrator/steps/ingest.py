@@ -3,10 +3,10 @@
 from cluster.session import ray_session
 from cluster.shards.dataset import write_dataset
 from orchestrator.context import RunContext, StepAccount
-from orchestrator.reach import check_reach
-from orchestrator.room import grown
+from orchestrator.planning.reach import check_reach
+from orchestrator.planning.room import grown
+from orchestrator.resolution.splits import divided
 from orchestrator.sources.read import outgrows_memory, read_source
-from orchestrator.splits import divided
 from orchestrator.steps.ingest_partitions import ingest_partitions
 from orchestrator.steps.quarantine import leave_out
 

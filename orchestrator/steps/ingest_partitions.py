@@ -15,14 +15,14 @@ from cluster.shards.schema import LABEL, NO_LABEL, ROW, Column
 from cluster.storage.patience import open_patiently
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext, StepAccount
-from orchestrator.shuffling import Engine, Gathering, ShardName, scatter, scatterings
+from orchestrator.resolution.splits import DividedRows, divided
 from orchestrator.sources.formats import PartitionedSource
 from orchestrator.sources.gather import all_partitions, first_rows, read_partition, source_rows
 from orchestrator.sources.partitions import PARTS, Partition, find_layout
 from orchestrator.sources.read import partitioned
 from orchestrator.sources.rows import Block, Layout
-from orchestrator.splits import DividedRows, divided
 from orchestrator.steps.quarantine import leave_out
+from orchestrator.steps.shuffling import Engine, Gathering, ShardName, scatter, scatterings
 
 
 @dataclass(frozen=True)

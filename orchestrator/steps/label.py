@@ -9,9 +9,9 @@ from ray.serve.handle import DeploymentHandle
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from orchestrator.context import RunContext
-from orchestrator.labellers import ResolvedTeacher
-from orchestrator.planned import PlannedStep
-from orchestrator.weights import put_weights, weights_of
+from orchestrator.planning.planned import PlannedStep
+from orchestrator.resolution.labellers import ResolvedTeacher
+from orchestrator.resolution.weights import put_weights, weights_of
 from students.batches import epoch_order
 from teachers.deployment import LabelRequest, ReplicaSetup
 from teachers.labelling import LabellingEvent, ReplicaReplaced, ShardFailed, ShardLabelled, label_shards

@@ -16,7 +16,7 @@ from ray.data.context import DataContext, ShuffleStrategy
 
 from cluster.failures import own_error, reason_of, redacting
 from cluster.tasks import TaskLostError
-from orchestrator.shuffling import ItemT, ResultT, ShardName
+from orchestrator.steps.shuffling import ItemT, ResultT, ShardName
 
 _NUMBER_BITS = 32
 

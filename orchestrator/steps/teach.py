@@ -8,8 +8,8 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.session import Capacity
 from orchestrator.context import RunContext
-from orchestrator.labellers import ResolvedTeacher
-from orchestrator.placement import Placement
+from orchestrator.planning.placement import Placement
+from orchestrator.resolution.labellers import ResolvedTeacher
 from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.follow import await_labels
 from orchestrator.steps.fuse import fuse_labels

@@ -7,9 +7,9 @@ from concurrent.futures import Future
 
 from cluster.shards.records import read_record
 from orchestrator.context import RunContext
-from orchestrator.planned import PlannedStep
+from orchestrator.planning.planned import PlannedStep
+from orchestrator.resolution.weights import put_weights
 from orchestrator.steps.fit import progress_note
-from orchestrator.weights import put_weights
 from students.members import groups_of
 from students.rounds import forget_life
 from students.task import Execution, TrainedRecord, TrainingTask

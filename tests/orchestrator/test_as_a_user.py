@@ -15,7 +15,7 @@ import pytest
 
 from cluster.storage.open import open_store
 from orchestrator.load import dump_spec
-from orchestrator.resolve import resolve
+from orchestrator.resolution.resolve import resolve
 from orchestrator.spec import JobSpec
 from tests.fixtures import small_jobs
 from tests.fixtures.canaries import CANARY, SECRETS, files_with_canaries

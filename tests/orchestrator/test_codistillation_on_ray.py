@@ -6,7 +6,7 @@ import pytest
 
 from cluster.shards.records import read_record
 from cluster.storage.open import open_store
-from orchestrator.resolve import resolve
+from orchestrator.resolution.resolve import resolve
 from orchestrator.run import RunResult
 from orchestrator.spec import JobSpec
 from students.group import Alone

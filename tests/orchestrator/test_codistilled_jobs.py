@@ -11,10 +11,10 @@ from cluster.storage.open import open_store
 from orchestrator.cli.run import plan as plan_command
 from orchestrator.context import RunContext
 from orchestrator.load import dump_spec
-from orchestrator.plan import Inspection, make_plan
+from orchestrator.planning.plan import Inspection, make_plan
 from orchestrator.publishing import publish_report
 from orchestrator.report.record import Report
-from orchestrator.resolve import Job, resolve
+from orchestrator.resolution.resolve import Job, resolve
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.fit import progress_note
 from students.members import groups_of, members_of

@@ -12,12 +12,12 @@ from scipy.special import log_softmax, logsumexp
 from cluster.shards.records import read_record
 from cluster.storage.open import open_store
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
+from orchestrator.figures.evaluation import EvaluationRecord
 from orchestrator.load import dump_spec, parse_spec
-from orchestrator.plan import make_plan
+from orchestrator.planning.plan import make_plan
 from orchestrator.publishing import publish_report
 from orchestrator.report.record import Report
-from orchestrator.resolve import Job, resolve
+from orchestrator.resolution.resolve import Job, resolve
 from orchestrator.sources.read import read_source
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.export import ExportRecord, _export

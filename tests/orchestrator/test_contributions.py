@@ -16,10 +16,10 @@ from cluster.shards.records import read_record
 from cluster.shards.schema import LABEL
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
-from orchestrator.contributions import Voice, held_out_belief
-from orchestrator.plan import Inspection, make_plan
-from orchestrator.resolve import Job, resolve
-from orchestrator.scoring import score_job
+from orchestrator.figures.contributions import Voice, held_out_belief
+from orchestrator.figures.scoring import score_job
+from orchestrator.planning.plan import Inspection, make_plan
+from orchestrator.resolution.resolve import Job, resolve
 from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.fuse import write_fused
 from students.batches import TrainingData

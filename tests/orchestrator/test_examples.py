@@ -11,8 +11,8 @@ from cluster.modules import build_module, input_array, num_parameters, to_inputs
 from cluster.storage.open import open_store
 from orchestrator.demo.job import demo_spec
 from orchestrator.load import dump_spec, load_spec, parse_spec
-from orchestrator.plan import make_plan
-from orchestrator.resolve import resolve
+from orchestrator.planning.plan import make_plan
+from orchestrator.resolution.resolve import resolve
 from orchestrator.sources.errors import SourceMissingError
 from orchestrator.sources.read import class_names, read_source, source_files
 from orchestrator.spec import JobSpec

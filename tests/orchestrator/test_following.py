@@ -17,7 +17,7 @@ from orchestrator.context import RunContext
 from orchestrator.events import LOST_AFTER_S, Event, EventBatch, RunLog, RunState, now, read_run
 from orchestrator.following import RunLostError, await_run, exit_code_of_run, tell_run
 from orchestrator.progress import PlainLines
-from orchestrator.resolve import resolve
+from orchestrator.resolution.resolve import resolve
 from tests.fixtures.jobs import job_spec, write_sources
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,14 +17,14 @@ from cluster.storage.open import open_store
 from orchestrator.catalogue import label_sets
 from orchestrator.cli.run import plan as plan_command
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
-from orchestrator.labelled import SealMisfitError
+from orchestrator.figures.evaluation import EvaluationRecord
 from orchestrator.load import dump_spec, parse_spec
-from orchestrator.placement import DoesNotFitError
-from orchestrator.plan import Inspection, make_plan
+from orchestrator.planning.labelled import SealMisfitError
+from orchestrator.planning.placement import DoesNotFitError
+from orchestrator.planning.plan import Inspection, make_plan
 from orchestrator.publishing import publish_report
 from orchestrator.report.record import Report
-from orchestrator.resolve import Job, resolve
+from orchestrator.resolution.resolve import Job, resolve
 from orchestrator.sources.read import read_source
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.ingest import ingest

@@ -12,7 +12,7 @@ from cluster.shards.labelset import LabelSet
 from cluster.shards.logits import LogitsReader
 from cluster.shards.records import read_record
 from cluster.storage.open import open_store
-from orchestrator.resolve import resolve
+from orchestrator.resolution.resolve import resolve
 from orchestrator.run import RunResult
 from orchestrator.spec import JobSpec
 from students.task import TrainedRecord

@@ -13,13 +13,13 @@ from cluster.shards.records import read_record
 from cluster.storage.open import open_store
 from orchestrator.cli.run import plan as plan_command
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
+from orchestrator.figures.evaluation import EvaluationRecord
 from orchestrator.load import dump_spec, parse_spec
-from orchestrator.plan import make_plan
+from orchestrator.planning.plan import make_plan
 from orchestrator.publishing import publish_report
 from orchestrator.report.record import Report
 from orchestrator.report.table import print_report
-from orchestrator.resolve import Job, resolve
+from orchestrator.resolution.resolve import Job, resolve
 from orchestrator.sources.read import read_source
 from orchestrator.specfile.errors import SpecInvalidError
 from tests.fixtures.jobs import finished_job, job_spec, narrow, trained_weights, write_sources

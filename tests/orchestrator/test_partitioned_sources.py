@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from orchestrator.resolution.splits import dataset_ids
 from orchestrator.sources.errors import (
     ClassesMissingError,
     DatasetReferenceError,
@@ -26,7 +27,6 @@ from orchestrator.sources.errors import (
 from orchestrator.sources.files import SourceFile, digest_of_files
 from orchestrator.sources.read import class_names, outgrows_memory, read_source, source_columns, source_digests
 from orchestrator.sources.spec import DataConfig
-from orchestrator.splits import dataset_ids
 from tests.fixtures import exports
 from tests.fixtures.exports import CLASSES, GREY, WRITERS, add, config, digits, png, sorted_by_class
 from tests.fixtures.s3_servers import S3Bucket

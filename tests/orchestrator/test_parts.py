@@ -16,8 +16,8 @@ from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.open import open_store
 from orchestrator.context import RunContext
-from orchestrator.placement import check_room
-from orchestrator.resolve import resolve
+from orchestrator.planning.placement import check_room
+from orchestrator.resolution.resolve import resolve
 from orchestrator.steps import train as steps_train
 from orchestrator.steps.follow import await_labels
 from orchestrator.steps.ingest import ingest

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.session import Capacity
-from orchestrator.placement import DoesNotFitError, Placement, demand_of_teacher, demand_of_training, place
+from orchestrator.planning.placement import DoesNotFitError, Placement, demand_of_teacher, demand_of_training, place
 from students.spec import TrainConfig
 from teachers.spec import TeacherConfig
 

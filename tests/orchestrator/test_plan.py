@@ -17,11 +17,11 @@ from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import publish_record, read_record
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, ObjectStore
-from orchestrator.labelled import SealMisfitError
-from orchestrator.placement import DoesNotFitError
-from orchestrator.plan import Inspection, make_plan
-from orchestrator.planned import PlannedStep
-from orchestrator.resolve import Job, resolve
+from orchestrator.planning.labelled import SealMisfitError
+from orchestrator.planning.placement import DoesNotFitError
+from orchestrator.planning.plan import Inspection, make_plan
+from orchestrator.planning.planned import PlannedStep
+from orchestrator.resolution.resolve import Job, resolve
 from orchestrator.steps.ingest import ingest
 from students.ensembles.record import EnsembleRecord
 from tests.fixtures.jobs import (

@@ -15,16 +15,16 @@ from cluster.shards.schema import LABEL, NO_LABEL
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.run import run as run_command
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
 from orchestrator.events import read_events, read_run
+from orchestrator.figures.evaluation import EvaluationRecord
 from orchestrator.load import dump_spec, parse_spec
 from orchestrator.progress import Silent
 from orchestrator.publishing import build_report, publish_report, warnings_of
 from orchestrator.report.page import render_page
 from orchestrator.report.record import Report, Summary
-from orchestrator.resolve import Job, resolve
+from orchestrator.resolution.resolve import Job, resolve
+from orchestrator.resolution.trainings import chosen_length
 from orchestrator.run import run_job
-from orchestrator.trainings import chosen_length
 from students.task import TrainedRecord
 from tests.fixtures.jobs import (
     CLASSES,

@@ -8,7 +8,7 @@ import pytest
 from cluster.session import Capacity
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStore
-from orchestrator.reach import StoreNotSharedError, check_reach
+from orchestrator.planning.reach import StoreNotSharedError, check_reach
 from orchestrator.spec import ClusterConfig
 from tests.fixtures.memory_store import MemoryStore
 

@@ -7,7 +7,7 @@ import pytest
 from cluster.findings import Checkup, Finding
 from cluster.session import Capacity
 from orchestrator.load import load_spec
-from orchestrator.readiness import check_readiness, check_room_for
+from orchestrator.planning.readiness import check_readiness, check_room_for
 from orchestrator.spec import JobSpec
 from tests.fixtures.dashboards import nodes, serving
 from tests.fixtures.ray_head import free_ports

@@ -12,7 +12,7 @@ from cluster.errors import SpecError
 from cluster.models import ModelSourceError
 from cluster.shards.calibration import calibration_key
 from cluster.shards.codecs.codec import CodecMisfitError
-from orchestrator.resolve import ENSEMBLE, Job, resolve
+from orchestrator.resolution.resolve import ENSEMBLE, Job, resolve
 from orchestrator.sources.errors import SourceMissingError
 from orchestrator.spec import JobSpec
 from students.task import TrainingTask

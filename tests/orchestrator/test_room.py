@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.resources import NodeKindConfig, ResourceConfig
 from cluster.session import Capacity
-from orchestrator.room import Demand, grown, have_room, num_places
+from orchestrator.planning.room import Demand, grown, have_room, num_places
 
 Amounts = tuple[int, int]
 """Whole tenths of cores and of GPUs."""

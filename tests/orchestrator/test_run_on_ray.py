@@ -10,7 +10,7 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
 from cluster.shards.logits import LogitsReader
 from cluster.storage.open import open_store
-from orchestrator.resolve import ENSEMBLE, resolve
+from orchestrator.resolution.resolve import ENSEMBLE, resolve
 from orchestrator.run import RunResult
 from orchestrator.spec import JobSpec
 from tests.fixtures import small_jobs

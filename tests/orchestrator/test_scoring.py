@@ -23,13 +23,13 @@ from cluster.shards.schema import LABEL, ROW
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
-from orchestrator.measuring import Measured, measure_student
+from orchestrator.figures.evaluation import EvaluationRecord
+from orchestrator.figures.measuring import Measured, measure_student
+from orchestrator.figures.scoring import score_job
 from orchestrator.report.record import ModelResult, Role
-from orchestrator.resolve import Job, resolve
-from orchestrator.scoring import score_job
+from orchestrator.resolution.resolve import Job, resolve
+from orchestrator.resolution.trainings import chosen_length
 from orchestrator.steps.ingest import ingest
-from orchestrator.trainings import chosen_length
 from students.spec import FusionConfig
 from students.task import EpochPoint, TrainedRecord, TrainingTask
 from tests.fixtures.jobs import (

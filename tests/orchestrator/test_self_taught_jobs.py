@@ -13,9 +13,9 @@ from sklearn.metrics import accuracy_score
 
 from cluster.shards.records import read_record
 from orchestrator.context import RunContext
-from orchestrator.evaluation import EvaluationRecord
+from orchestrator.figures.evaluation import EvaluationRecord
 from orchestrator.publishing import publish_report
-from orchestrator.resolve import Job
+from orchestrator.resolution.resolve import Job
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.export import export_files
 from students.task import TrainedRecord

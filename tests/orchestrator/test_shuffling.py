@@ -13,13 +13,13 @@ from cluster.shards.dataset import Dataset, shard_key
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.open import open_store
 from orchestrator.context import RunContext
-from orchestrator.plan import Inspection
-from orchestrator.resolve import Job
-from orchestrator.shuffling import ItemT, ResultT, Scattering, ShardName
+from orchestrator.planning.plan import Inspection
+from orchestrator.resolution.resolve import Job
+from orchestrator.resolution.splits import divide
 from orchestrator.sources.errors import SourceChangedError, TooManyBadRowsError
 from orchestrator.sources.read import read_source
-from orchestrator.splits import divide
 from orchestrator.steps.ingest_partitions import ingest_partitions
+from orchestrator.steps.shuffling import ItemT, ResultT, Scattering, ShardName
 from tests.fixtures import exports
 from tests.fixtures.exports import WRITERS, digits
 from tests.fixtures.ingested import ingested, job_of, objects, spoil

@@ -22,14 +22,14 @@ from cluster.shards.schema import ROW
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
 from orchestrator.catalogue import describe
-from orchestrator.contributions import Voice, contributions
-from orchestrator.evaluation import EvaluationRecord
+from orchestrator.figures.contributions import Voice, contributions
+from orchestrator.figures.evaluation import EvaluationRecord
+from orchestrator.figures.scoring import score_job
 from orchestrator.report.record import ModelResult
-from orchestrator.resolve import Job, resolve
-from orchestrator.scoring import score_job
+from orchestrator.resolution.resolve import Job, resolve
+from orchestrator.resolution.specialists import UnlikeSpecialistsError
 from orchestrator.sources.errors import NoOwnRowsError
 from orchestrator.specfile.errors import SpecInvalidError
-from orchestrator.specialists import UnlikeSpecialistsError
 from orchestrator.steps.fuse import write_fused
 from orchestrator.steps.ingest import ingest
 from orchestrator.upkeep import Teachers, rerun

@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cluster.shards.schema import LABEL, NO_LABEL, ROW
+from orchestrator.resolution.splits import DatasetIds, dataset_ids, divide
 from orchestrator.sources.arrays import Rows, SourceRows
 from orchestrator.sources.errors import TooFewLabelsError
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.sources.spec import DataConfig
-from orchestrator.splits import DatasetIds, dataset_ids, divide
 from tests.fixtures.jobs import write_sources
 
 NUM_CLASSES = 7

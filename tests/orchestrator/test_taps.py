@@ -18,14 +18,14 @@ from cluster.storage.directory import DirectoryStore
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
 from cluster.tapping import ModuleMissingError, NoHeadError
-from orchestrator.labellers import ResolvedTeacher
-from orchestrator.plan import make_plan
-from orchestrator.probing import TermMisfitError, probe
-from orchestrator.resolve import ENSEMBLE, Job, resolve
+from orchestrator.planning.plan import make_plan
+from orchestrator.resolution.labellers import ResolvedTeacher
+from orchestrator.resolution.probing import TermMisfitError, probe
+from orchestrator.resolution.resolve import ENSEMBLE, Job, resolve
+from orchestrator.resolution.weights import put_weights, weights_of
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.calibrate import calibrate_teachers
 from orchestrator.steps.ingest import ingest
-from orchestrator.weights import put_weights, weights_of
 from students.objectives.term import TeacherTap
 from students.task import TrainedRecord
 from teachers.backends.load import load_backend
@@ -158,7 +158,7 @@ def test_a_model_whose_module_keeps_numbers_has_them_after_its_shapes_were_found
     (tmp_path / "normalising.py").write_text(NORMALISING)
     teacher = "{name: wide, model: 'normalising:Normalising', inputs: {shape: [1, 4, 4]}, fit: {}}"
     script = (
-        "import sys; from pathlib import Path; from orchestrator.resolve import resolve\n"
+        "import sys; from pathlib import Path; from orchestrator.resolution.resolve import resolve\n"
         "from tests.fixtures.jobs import job_spec\n"
         f"resolve(job_spec(Path(sys.argv[1]), {f'teachers=[{teacher}]'!r}, {STUDENT!r}, {hint('wide:0', '0')!r}))\n"
         "import normalising; print(normalising.MEAN.device, float(normalising.MEAN))"

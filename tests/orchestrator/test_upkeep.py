@@ -16,7 +16,7 @@ from cluster.shards.labelset import LabelSet, manifest_key
 from cluster.shards.taps import pack_tap
 from cluster.shards.verified import ShardCorruptError
 from cluster.storage.directory import DirectoryStore
-from orchestrator.plan import Inspection
+from orchestrator.planning.plan import Inspection
 from orchestrator.upkeep import TOLERANCE, Repair, Teachers, compare, repair, rerun
 from tests.fixtures import small_jobs
 from tests.fixtures.crashing_store import CrashingStore, Killed

@@ -16,16 +16,16 @@ from cluster.shards.records import read_record
 from cluster.shards.views.look import look
 from cluster.storage.open import open_store
 from orchestrator.catalogue import label_sets
-from orchestrator.plan import Inspection
+from orchestrator.planning.plan import Inspection
 from orchestrator.publishing import build_report
 from orchestrator.report.record import ViewsSummary
-from orchestrator.resolve import Job, resolve
+from orchestrator.resolution.resolve import Job, resolve
+from orchestrator.resolution.viewing import ViewMisfitError
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.fuse import write_fused
 from orchestrator.steps.ingest import ingest
 from orchestrator.steps.label import Labelling
 from orchestrator.upkeep import repair, rerun
-from orchestrator.viewing import ViewMisfitError
 from students.batches import epoch_order
 from students.task import TrainedRecord, TrainingTask
 from tests.fixtures.jobs import (
@@ -180,7 +180,7 @@ def test_a_plan_of_views_needs_neither_torch_nor_ray_nor_scipy(files: Path) -> N
     program = (
         "import sys\n"
         "from orchestrator.load import parse_spec\n"
-        "from orchestrator.resolve import resolve\n"
+        "from orchestrator.resolution.resolve import resolve\n"
         f"resolve(parse_spec({SPEC.format(folder=files)!r}, 'job.yaml', [{AUGMENT!r}]))\n"
         "print(sorted({'torch', 'ray', 'scipy'} & set(sys.modules)))\n"
     )

@@ -15,9 +15,9 @@ from cluster.shards.logits import LogitsReader
 from cluster.shards.records import read_record
 from cluster.storage.open import open_store
 from cluster.storage.protocol import ObjectStore
-from orchestrator.plan import make_plan
-from orchestrator.resolve import Job, resolve
-from orchestrator.scoring import score_job
+from orchestrator.figures.scoring import score_job
+from orchestrator.planning.plan import make_plan
+from orchestrator.resolution.resolve import Job, resolve
 from orchestrator.specfile.errors import SpecInvalidError
 from orchestrator.steps.fuse import write_fused
 from students.batches import TrainingData

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet
 from cluster.storage.open import open_store
-from orchestrator.resolve import resolve
+from orchestrator.resolution.resolve import resolve
 from orchestrator.spec import JobSpec
 from tests.fixtures import small_jobs
 from tests.fixtures.ray_runs import trained_digests

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.context import RunContext
 from orchestrator.load import dump_spec
-from orchestrator.plan import PlannedStep
+from orchestrator.planning.plan import PlannedStep
 from orchestrator.spec import JobSpec
 
 WARM_UP = """

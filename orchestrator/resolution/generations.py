@@ -1,10 +1,10 @@
 """The generations of a job: trainings of the student's model that label, one after the other, up to the student."""
 
-from orchestrator.labellers import ResolvedTeacher, labeller
-from orchestrator.rebirth import GenerationsConfig
+from orchestrator.resolution.labellers import ResolvedTeacher, labeller
+from orchestrator.resolution.splits import DatasetIds
+from orchestrator.resolution.trainings import Lesson, student_task
+from orchestrator.rules.rebirth import GenerationsConfig
 from orchestrator.spec import JobSpec
-from orchestrator.splits import DatasetIds
-from orchestrator.trainings import Lesson, student_task
 from students.task import Target, Targets
 from teachers.spec import FitConfig, TeacherConfig
 

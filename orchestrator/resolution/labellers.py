@@ -11,11 +11,11 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.schema import Column
 from cluster.shards.taps import tap_columns
 from cluster.weights import StoredWeights
-from orchestrator.probing import Probed, ShapesByPath
+from orchestrator.resolution.probing import Probed, ShapesByPath
+from orchestrator.resolution.splits import DatasetIds
+from orchestrator.resolution.trainings import fit_task
+from orchestrator.resolution.viewing import views_of
 from orchestrator.spec import JobSpec
-from orchestrator.splits import DatasetIds
-from orchestrator.trainings import fit_task
-from orchestrator.viewing import views_of
 from students.task import TrainingTask
 from teachers.spec import TeacherConfig
 from teachers.weights import ForeignWeightsError, classes_in, own_classes, read_weights, weights_in_store

@@ -4,7 +4,7 @@ from cluster.identity import digest_of
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
 from cluster.weights import StoredWeights
-from orchestrator.labellers import ResolvedTeacher
+from orchestrator.resolution.labellers import ResolvedTeacher
 from students.task import TrainedRecord
 from teachers.weights import WeightsChangedError, read_weights
 

@@ -16,8 +16,8 @@ from cluster.resources import ResourceConfig
 from cluster.shards.records import read_record
 from cluster.shards.verified import fetch_verified
 from cluster.storage.protocol import ObjectStore
-from orchestrator.labellers import ResolvedTeacher
-from orchestrator.weights import weights_of
+from orchestrator.resolution.labellers import ResolvedTeacher
+from orchestrator.resolution.weights import weights_of
 from students.exits import StudentExit, load_exits, used_parameters
 from students.task import TrainedRecord, TrainingTask
 from students.trained import build_trained

@@ -6,7 +6,7 @@ from cluster.findings import Checkup, Finding, concern, failure, fine
 from cluster.health.checkup import check_machine
 from cluster.health.doors import capacity_of, check_cluster_address, check_dashboard
 from cluster.session import Capacity, local_capacity
-from orchestrator.placement import DoesNotFitError, check_room
+from orchestrator.planning.placement import DoesNotFitError, check_room
 from orchestrator.spec import JobSpec
 
 

@@ -12,15 +12,15 @@ from cluster.shards.dataset import DatasetRecord, dataset_key
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
-from orchestrator.beside import loaded_beside
-from orchestrator.labelled import Labelled, teachers_left_out, unread_label_sets
-from orchestrator.labellers import ResolvedTeacher
-from orchestrator.placement import Placement, check_room, place
-from orchestrator.planned import Part, PlannedStep, StepKind, StepState
-from orchestrator.resolve import Job, resolve
+from orchestrator.planning.labelled import Labelled, teachers_left_out, unread_label_sets
+from orchestrator.planning.placement import Placement, check_room, place
+from orchestrator.planning.planned import Part, PlannedStep, StepKind, StepState
+from orchestrator.resolution.beside import loaded_beside
+from orchestrator.resolution.labellers import ResolvedTeacher
+from orchestrator.resolution.resolve import Job, resolve
+from orchestrator.rules.weighing import FusedWhen, fused_when
 from orchestrator.sources.quarantine import describe_quarantine
 from orchestrator.spec import JobSpec
-from orchestrator.weighing import FusedWhen, fused_when
 from students.ensembles.record import EnsembleRecord
 from students.members import groups_of
 from students.spec import TrainConfig

@@ -15,11 +15,11 @@ from cluster.shards.compression import Compression
 from cluster.shards.dataset import ShardEntry, publish_shard, shard_key
 from cluster.shards.schema import LABEL, NO_LABEL, ROW, Column
 from cluster.storage.protocol import ObjectStore
+from orchestrator.resolution.splits import DividedRows
 from orchestrator.sources.errors import SourceChangedError
 from orchestrator.sources.formats import PartitionedSource
 from orchestrator.sources.partitions import Partition, read_blocks
 from orchestrator.sources.rows import Layout
-from orchestrator.splits import DividedRows
 
 _PLACE = ".place"  # no column has a point in its name
 _NOWHERE = -1

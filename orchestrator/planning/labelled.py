@@ -7,8 +7,8 @@ from cluster.shards.dataset import DatasetRecord
 from cluster.shards.labelset import LabelSet, LabelSetRecord, manifest_key
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
-from orchestrator.beside import reads_stored
-from orchestrator.resolve import Job
+from orchestrator.resolution.beside import reads_stored
+from orchestrator.resolution.resolve import Job
 from students.ensembles.record import EnsembleRecord
 
 

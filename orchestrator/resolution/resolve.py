@@ -11,17 +11,17 @@ from cluster.shards.calibration import calibration_key
 from cluster.shards.codecs.open import codec_of
 from cluster.shards.codecs.spec import DenseConfig
 from cluster.shards.labelset import LabelSetRecord
-from orchestrator.beside import live_teacher, peers_of, reads_live, reads_stored
-from orchestrator.generations import resolve_generations
-from orchestrator.labellers import ResolvedTeacher, resolve_teacher
-from orchestrator.probing import check_terms, probe
-from orchestrator.sharing import check_sharing
+from orchestrator.resolution.beside import live_teacher, peers_of, reads_live, reads_stored
+from orchestrator.resolution.generations import resolve_generations
+from orchestrator.resolution.labellers import ResolvedTeacher, resolve_teacher
+from orchestrator.resolution.probing import check_terms, probe
+from orchestrator.resolution.sharing import check_sharing
+from orchestrator.resolution.specialists import check_specialists, classes_to_fit
+from orchestrator.resolution.splits import DatasetIds, columns_of_rows, dataset_ids
+from orchestrator.resolution.trainings import Lesson, lone_tasks, student_task
+from orchestrator.resolution.viewing import check_views, views_of
 from orchestrator.sources.read import class_names, source_digests
 from orchestrator.spec import JobSpec
-from orchestrator.specialists import check_specialists, classes_to_fit
-from orchestrator.splits import DatasetIds, columns_of_rows, dataset_ids
-from orchestrator.trainings import Lesson, lone_tasks, student_task
-from orchestrator.viewing import check_views, views_of
 from students.ensembles.record import check_num_weights, ensemble_key
 from students.task import Target, Targets, TrainingTask
 from students.weightings.column import check_column

@@ -7,7 +7,7 @@ from typing import Literal
 from cluster.errors import EnvironmentFailure
 from cluster.resources import ResourceConfig
 from cluster.session import Capacity
-from orchestrator.room import Demand, have_room, nodes_of, num_places, suits
+from orchestrator.planning.room import Demand, have_room, nodes_of, num_places, suits
 from students.spec import TrainConfig
 from teachers.spec import TeacherConfig
 

@@ -4,7 +4,7 @@ Only jobs whose members share modules come here, since it imports torch and the 
 """
 
 from cluster.models import ModelConfig
-from orchestrator.beside import peers_of
+from orchestrator.resolution.beside import peers_of
 from orchestrator.sources.read import source_columns
 from orchestrator.spec import JobSpec
 from students.cohorts.method import OnlineMethod

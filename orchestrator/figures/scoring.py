@@ -17,10 +17,9 @@ from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.logits import LogitsReader
 from cluster.shards.schema import LABEL, ROW
 from cluster.storage.protocol import ObjectStore
-from orchestrator.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
-from orchestrator.evaluation import EvaluationRecord
-from orchestrator.labellers import ResolvedTeacher
-from orchestrator.measuring import Measured, measure_exits, measure_student, measure_teacher
+from orchestrator.figures.contributions import Voice, belief_on_test_rows, contributions, held_out_belief
+from orchestrator.figures.evaluation import EvaluationRecord
+from orchestrator.figures.measuring import Measured, measure_exits, measure_student, measure_teacher
 from orchestrator.report.record import (
     Agreement,
     CalibrationResult,
@@ -30,8 +29,9 @@ from orchestrator.report.record import (
     Sample,
     Summary,
 )
-from orchestrator.resolve import ENSEMBLE, Job
-from orchestrator.trainings import chosen_length
+from orchestrator.resolution.labellers import ResolvedTeacher
+from orchestrator.resolution.resolve import ENSEMBLE, Job
+from orchestrator.resolution.trainings import chosen_length
 from students.ensembles.ensemble import Ensemble
 from students.metrics import accuracy, agreement, kl, knows, nll
 from students.reliability import ece, reliability

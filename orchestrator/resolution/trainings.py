@@ -7,9 +7,9 @@ from cluster.models import ModelConfig, source_digest
 from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
+from orchestrator.resolution.splits import DatasetIds
+from orchestrator.resolution.viewing import views_of_lone, views_of_student
 from orchestrator.spec import JobSpec
-from orchestrator.splits import DatasetIds
-from orchestrator.viewing import views_of_lone, views_of_student
 from students.cohorts.catalogue import CohortConfig
 from students.objectives.catalogue import TermConfig
 from students.objectives.cross_entropy import CrossEntropyTerm

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 
 from cluster.errors import SpecError
-from orchestrator.labellers import ResolvedTeacher
+from orchestrator.resolution.labellers import ResolvedTeacher
+from orchestrator.resolution.splits import entries_of
 from orchestrator.spec import JobSpec
-from orchestrator.splits import entries_of
 from students.weightings.routing import RoutingWeighting
 from teachers.spec import TeacherConfig
 from teachers.weights import own_classes

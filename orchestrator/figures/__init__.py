@@ -1,0 +1,1 @@
+"""Every figure of a job, computed from what lies in the store."""

@@ -1,0 +1,1 @@
+"""From a spec to identities: every teacher, label set and training of a job, without doing any of it."""
