@@ -33,23 +33,32 @@ class RKDAngleTerm(RelationTerm):
         total, slope_ND = student_ND.new_zeros(()), torch.zeros_like(apart_ND)
         size = max(1, _PART_VALUES // (num_rows * max(num_rows, student_ND.shape[1], teacher_ND.shape[1])))
         for start in range(0, num_rows, size):
+            anchors = slice(start, start + size)
             with torch.enable_grad():
-                part = _angle_loss(apart_ND, teacher_ND.detach(), slice(start, start + size))
-            slope_ND += torch.autograd.grad(part, apart_ND)[0]
-            total += part.detach()
+                student_rays_AND = _rays(apart_ND, anchors)
+            part, slope_AND = _angle_loss(student_rays_AND.detach(), _rays(teacher_ND.detach(), anchors))
+            slope_ND += torch.autograd.grad(student_rays_AND, apart_ND, slope_AND)[0]
+            total += part
         # What is added is 0, and its gradient the one that was found.
         return (total + (slope_ND * (student_ND - student_ND.detach())).sum()) / num_rows**3
 
 
-def _angle_loss(student_ND: "torch.Tensor", teacher_ND: "torch.Tensor", anchors: slice) -> "torch.Tensor":
-    """Return the sum over the angles at some rows."""
-    import torch.nn.functional as F
-
-    return F.huber_loss(_angles(student_ND, anchors), _angles(teacher_ND, anchors), reduction="sum")
-
-
-def _angles(vectors_ND: "torch.Tensor", anchors: slice) -> "torch.Tensor":
-    """Return the cosines of the angles at A anchors, `[A, N, N]`."""
+def _rays(vectors_ND: "torch.Tensor", anchors: slice) -> "torch.Tensor":
+    """Return the directions from A anchors to every row, whose products are the cosines."""
     # Of differences, and not of the Gram matrix, whose rounding swallows the angle at rows that lie close together.
-    rays_AND = directions(vectors_ND[None] - vectors_ND[anchors, None])
-    return rays_AND @ rays_AND.mT
+    return directions(vectors_ND[None] - vectors_ND[anchors, None])
+
+
+def _angle_loss(student_AND: "torch.Tensor", teacher_AND: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the sum over the angles at A anchors, and its gradient with respect to the student's rays.
+
+    Huber's loss is its own slope, c = a clipped to [-1, 1], times a - c/2. Cosines are symmetric, so each ray gets the
+    slope of twice its row.
+    """
+    import torch
+
+    with torch.no_grad():
+        off_ANN = torch.bmm(student_AND, student_AND.mT).baddbmm_(teacher_AND, teacher_AND.mT, alpha=-1)
+        slope_ANN = off_ANN.clamp(-1, 1)
+        loss = torch.dot(slope_ANN.flatten(), off_ANN.sub_(slope_ANN, alpha=0.5).flatten())
+        return loss, 2 * torch.bmm(slope_ANN, student_AND)
