@@ -11,7 +11,7 @@ PEERS := .venv-peers
 demo: $(STAMP)
 	$(BIN)/coffey demo
 
-# Two processes: the tests with Ray share one cluster in the one, and all others run beside them.
+# Two processes: the tests that share a Ray cluster keep to one, and all others run beside them.
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 

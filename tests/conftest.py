@@ -14,7 +14,7 @@ os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", TOKEN
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests with Ray in one process, whose cluster they share; without `--numprocesses` this says nothing."""
+    """Keep the tests that share a head in one process; without `--numprocesses` this says nothing."""
     for item in items:
-        if item.get_closest_marker("ray") or "ray_head" in getattr(item, "fixturenames", ()):
+        if "ray_head" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
