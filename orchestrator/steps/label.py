@@ -70,7 +70,13 @@ class Labelling:
         started_s = time.monotonic()
         self._context.started(self.planned)
         self._announce()
-        await label_shards(handle, self.teacher.config, self.requests, on_event=self._note)
+        await label_shards(
+            handle,
+            self.teacher.config,
+            self.requests,
+            on_event=self._note,
+            start_timeout_s=self._context.job.spec.cluster.start_timeout_s,
+        )
         self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=self._rows_computed)
 
     def _announce(self) -> None:
