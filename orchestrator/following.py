@@ -74,9 +74,9 @@ def await_run(
 
 def exit_code_of_run(state: RunState) -> int:
     """Return the exit code of a run that has ended; raises `RunLostError` for one that will not say."""
-    if state.state == "lost":
+    if state.exit_code is None:
         raise RunLostError(state.run, state.updated)
-    return state.exit_code or 0
+    return state.exit_code
 
 
 class _Retelling:

@@ -199,8 +199,8 @@ class TestEvents:
         log = RunLog(store, "job", heartbeat_s=LONG_S)
         store.is_out = True
         said = [Event(at=f"{number:05d}", event="said", message=f"{number}") for number in range(20)]
-        for number in range(6000):
-            log.append(said[number // 300] if number % 300 == 0 else event(number % 60))
+        for number in range(4500):
+            log.append(said[number // 225] if number % 225 == 0 else event(number % 60))
         store.is_out = False
         log.close("done")
         kept = list(read_events(store, log.state.run))
