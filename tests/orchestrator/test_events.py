@@ -186,27 +186,6 @@ class TestEvents:
         assert [body.count(b'"advanced"') for body in batches] == [1, 1]
         assert list(read_events(store, log.state.run)) == [event(1), event(2)]
 
-    def test_of_what_an_outage_holds_up_only_how_far_steps_were_is_ever_dropped(self, tmp_path: Path) -> None:
-        class Out(DirectoryStore):
-            is_out = False
-
-            def put(self, key: str, body: bytes | memoryview) -> None:
-                if self.is_out:
-                    raise StoreUnreachableError(self.uri, f"writing {key}", "no answer")
-                super().put(key, body)
-
-        store = Out(tmp_path)
-        log = RunLog(store, "job", heartbeat_s=LONG_S)
-        store.is_out = True
-        said = [Event(at=f"{number:05d}", event="said", message=f"{number}") for number in range(20)]
-        for number in range(4500):
-            log.append(said[number // 225] if number % 225 == 0 else event(number % 60))
-        store.is_out = False
-        log.close("done")
-        kept = list(read_events(store, log.state.run))
-        assert [it for it in kept if it.event == "said"] == said
-        assert len(kept) <= 2 * 2000
-
     def test_what_a_store_refuses_ends_the_run_at_its_next_event(self, tmp_path: Path) -> None:
         class Full(DirectoryStore):
             is_full = False
