@@ -24,9 +24,9 @@ from tests.fixtures.ray_token import TOKEN
 from tests.simulation.attempts import run_twice_at_once
 from tests.simulation.drivers import kill_drivers
 from tests.simulation.full_disks import NoMountError, fill_disk
+from tests.simulation.longer_outages import live_through_outages
 from tests.simulation.nodes import kill_nodes
 from tests.simulation.notices import PHASES, give_notices
-from tests.simulation.outages import label_through_an_outage
 from tests.simulation.replicas import hang_once, kill_replicas
 from tests.simulation.workers import kill_workers
 
@@ -84,7 +84,7 @@ TRIALS = {
     "nodes": Trial("nodes lost, and replaced", 20, nodes, is_counted=True),
     "hang": Trial("replicas that hang for ever", 1, hang),
     "notices": Trial("SIGTERMs, one in each phase", len(PHASES), lambda at, head, *_: give_notices(at, head)),
-    "outage": Trial("outages of the store, simulated", 1, lambda *_: label_through_an_outage(OUTAGE_S)),
+    "outage": Trial("outages of the store, simulated", 4, lambda *_: live_through_outages(OUTAGE_S)),
     "disk": Trial("full disks", 1, lambda at, head, *_: fill_disk(at, head)),
     "attempts": Trial("pairs of runs of one job at once", 1, lambda at, head, *_: run_twice_at_once(at, head)),
 }

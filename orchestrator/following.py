@@ -34,9 +34,14 @@ def tell_run(store: ObjectStore, state: RunState, file: TextIO, *, follow: bool)
 
     The lines are those that the run itself writes where it has no terminal, at the pace at which things happened.
     """
-    events = follow_events(store, state.run) if follow else read_events(store, state.run)
+
+    def tell_silence(silent: RunState) -> None:
+        why = "its driver is gone, or it cannot reach the store and comes back when it can"
+        print(f"No sign of life since {silent.updated}: {why}.", file=file, flush=True)
+
     retelling = _Retelling(file, state)
-    for event in events:
+    follows = follow_events(store, state.run, on_silence=tell_silence) if follow else read_events(store, state.run)
+    for event in follows:
         retelling.tell(event)
     last = read_state(store, state.run)
     if ending := _ending(store, last):
@@ -69,9 +74,9 @@ def await_run(
 
 def exit_code_of_run(state: RunState) -> int:
     """Return the exit code of a run that has ended; raises `RunLostError` for one that will not say."""
-    if state.state == "lost":
+    if state.exit_code is None:
         raise RunLostError(state.run, state.updated)
-    return state.exit_code or 0
+    return state.exit_code
 
 
 class _Retelling:
@@ -99,6 +104,8 @@ def _ending(store: ObjectStore, state: RunState) -> str:
     match state.state:
         case "running":
             return ""
+        case "silent":
+            return f"Silent: {state.remark}."
         case "done":
             return f"Done. Report: {store.uri}/runs/{state.run}/report.html"
         case "failed":

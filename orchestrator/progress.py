@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]
 
 
 class Progress(Protocol):
-    """Told of everything that happens; decides what to show. Called from one thread."""
+    """Told of everything that happens; decides what to show. Called from one thread at a time."""
 
     def started(self, step: str, *, rows: int | None, done: int) -> None:
         """A step begins; `rows` is how many it has in all, `done` how many of them an earlier run has done."""

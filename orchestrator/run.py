@@ -6,14 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, CoffeyError, PartialResult
+from cluster.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    AccessDenied,
+    CoffeyError,
+    PartialResult,
+    StorageError,
+)
 from cluster.failures import own_error, reason_of
 from cluster.session import Capacity, ray_session
 from cluster.storage.patience import patient
 from cluster.storage.probe import check_writable
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext
-from orchestrator.events import RunLog
 from orchestrator.planning.placement import check_room, misfits
 from orchestrator.planning.planned import Part, PlannedStep
 from orchestrator.planning.reach import check_reach
@@ -22,6 +28,7 @@ from orchestrator.progress import Progress
 from orchestrator.publishing import publish_report
 from orchestrator.report.record import Report
 from orchestrator.resolution.resolve import resolve
+from orchestrator.run_log import RunLog
 from orchestrator.spec import JobSpec
 from orchestrator.steps.ingest import ingest
 
@@ -57,9 +64,10 @@ def run_job(
     started_s = time.monotonic()
     job = resolve(spec)
     check_writable(store)
-    log = RunLog(store, spec.name)
+    lasting = patient(store)
+    log = RunLog(store, spec.name, lasting=lasting)
     with _failures_in(log):
-        context = RunContext(job, patient(store), log, progress)
+        context = RunContext(job, lasting, log, progress)
         shortfall = _do_steps(context, part)
         report, uri = publish_report(context, command=command, wall_s=time.monotonic() - started_s)
     if shortfall is not None:
@@ -73,9 +81,10 @@ def label_job(spec: JobSpec, store: ObjectStore, *, progress: Progress) -> Label
     """Do what is left of the teachers' part of a job: the rows, teachers that are fitted, and all labels."""
     job = resolve(spec)
     check_writable(store)
-    log = RunLog(store, spec.name)
+    lasting = patient(store)
+    log = RunLog(store, spec.name, lasting=lasting)
     with _failures_in(log):
-        context = RunContext(job, patient(store), log, progress)
+        context = RunContext(job, lasting, log, progress)
         _do_steps_of_teachers(context)
     log.close("done")
     return LabelResult(log.state.run, context.teacher_rows)
@@ -87,10 +96,13 @@ def _failures_in(log: RunLog) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        code = (own_error(error) or CoffeyError()).exit_code
-        # If the store is what failed it will not take this either; what ended the run is what the user has to see.
-        with contextlib.suppress(CoffeyError):
-            log.close("failed", error=reason_of(error), exit_code=code)
+        own, reason = own_error(error) or CoffeyError(), reason_of(error)
+        if isinstance(own, StorageError | AccessDenied):
+            # The store will hardly take this either, and what ended the run is what the user has to see.
+            log.close_within(_LAST_WORDS_S, "failed", error=reason, exit_code=own.exit_code)
+        else:
+            with contextlib.suppress(CoffeyError):
+                log.close("failed", error=reason, exit_code=own.exit_code)
         raise
     except BaseException as stop:  # Ctrl-C, or whatever the command makes of SIGTERM
         code = EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED

@@ -2,14 +2,12 @@
 
 import itertools
 import math
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 
-from cluster.errors import TrainingError
 from cluster.modules import input_array, to_inputs
 from cluster.shards.ahead import ShardsAhead, prefetched
 from cluster.shards.cache import fetch_for, gives_files, readings_until_cheap
@@ -21,6 +19,7 @@ from cluster.shards.schema import LABEL, Column
 from cluster.shards.views.look import OWN_SHARE, PARTNER_LABEL, look
 from cluster.shards.views.spec import View
 from cluster.storage.protocol import ObjectStore
+from students.arrivals import await_shard
 from students.blend import fuse_rows, names_of
 from students.ensembles.ensemble import Ensemble
 from students.label_columns import ROWS, LabelColumns, Stored
@@ -32,7 +31,6 @@ from students.objectives.term import Input, Shapes
 from students.spec import OrderConfig
 from students.task import Execution, TrainingTask
 
-_POLL_S = 0.1
 _READ_AHEAD = 2
 # Memory for the windows of all lanes, counting input columns alone: another teacher changes no order. The first size
 # stays in a processor's cache and below the blocks that glibc always gives back to the kernel. The last one is for rows
@@ -40,21 +38,6 @@ _READ_AHEAD = 2
 _WINDOWS_BYTES = 24 * 1024 * 1024
 _SHUFFLED_ROWS, _MOST_SHUFFLED_ROWS = 128, 2048
 _LARGEST_WINDOWS_BYTES = 256 * 1024 * 1024
-
-
-class LabelsLateError(TrainingError):
-    """Training follows a label set that has stopped growing."""
-
-    def __init__(self, where: str, number: int, timeout_s: float) -> None:
-        super().__init__(where, number, timeout_s)
-        self.where, self.number, self.timeout_s = where, number, timeout_s
-
-    def __str__(self) -> str:
-        return (
-            f"{self.where}: shard {self.number} was not committed, nor any other within {self.timeout_s:.0f} s. "
-            "Training follows the teachers and these have stopped; see what they say, then run the same command again: "
-            "it continues."
-        )
 
 
 class TrainingData:
@@ -212,24 +195,12 @@ class TrainingData:
         if self._needs_rows or labels.needs_rows:
             columns[ROWS] = np.arange(*self._first_rows[number : number + 2], dtype=np.int64)
         for label_set in labels.label_sets:
-            self._wait_for(label_set, number)
+            await_shard(label_set, number, timeout_s=self._execution.labels_timeout_s)
         return columns | labels.read(number)
 
     def _is_labelled(self, place: int) -> bool:
         view, number = divmod(place, len(self._dataset.record.shards))
         return all(labels.committed(number) is not None for labels in self._labels_of(view).label_sets)
-
-    def _wait_for(self, labels: LabelSet, number: int) -> None:
-        num_committed, deadline_s = -1, -math.inf
-        while labels.committed(number) is None:
-            if time.monotonic() > deadline_s:
-                # Shards may arrive in the order of another training, and this one be the last of them.
-                num_before, num_committed = num_committed, len(labels.committed_numbers())
-                if num_committed <= num_before:
-                    where = f"{self._store.uri}/{labels.record.prefix}"
-                    raise LabelsLateError(where, number, self._execution.labels_timeout_s)
-                deadline_s = time.monotonic() + self._execution.labels_timeout_s
-            time.sleep(_POLL_S)
 
 
 def epoch_order(dataset: Dataset, config: OrderConfig, *, batch_size: int, seed: int, epoch: int) -> EpochOrder:

@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from cluster.errors import SpecError, TrainingError
 from cluster.modules import build_module, in_fast_layout, save_weights
+from cluster.storage.lull import Lull
 from cluster.storage.protocol import ObjectStat, ObjectStore
 from students.group import Group
 from students.live import load_stored
@@ -34,15 +36,19 @@ class Awaited:
         """Return when it is there; a peer that still waits for its workers may be as late as they are.
 
         Raises:
-            PeerLateError: the peer has begun, and has written nothing for `timeout_s`.
+            PeerLateError: the peer has begun, and has written nothing for `timeout_s`, outages of the store not
+                counted.
         """
-        seen, deadline_s = self._signs_of_life(store), time.monotonic() + timeout_s
-        while not has_round(store, self.peer, self.number):
-            if time.monotonic() > deadline_s:
-                found = self._signs_of_life(store)
-                if found == seen and has_begun(store, self.peer):
+        lull = Lull(timeout_s)
+        seen = lull.look(partial(self._signs_of_life, store))
+        while not lull.look(partial(has_round, store, self.peer, self.number)):
+            if lull.is_over:
+                found = lull.look(partial(self._signs_of_life, store))
+                if found != seen or not has_begun(store, self.peer):
+                    lull.begin()
+                elif lull.is_over:
                     raise self._late(store, timeout_s)
-                seen, deadline_s = found, time.monotonic() + timeout_s
+                seen = found
             time.sleep(_POLL_S)
 
     def _signs_of_life(self, store: ObjectStore) -> list[ObjectStat]:

@@ -121,8 +121,9 @@ def _train_together(
                 "execution": execution,
                 "register": register,
             },
-            # A worker waits in an exchange for as long as another may wait for its labels, and some more.
-            torch_config=TorchConfig(timeout_s=int(execution.labels_timeout_s) + 1800),
+            # A worker waits in an exchange for as long as another may wait for its labels, again after an outage of the
+            # store, and some more.
+            torch_config=TorchConfig(timeout_s=2 * int(execution.labels_timeout_s) + 1800),
             scaling_config=_scaling(config),
             run_config=ray.train.RunConfig(
                 # A name of its own: under the name of an earlier run Ray Train would try to restore that.

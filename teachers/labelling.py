@@ -7,6 +7,7 @@ business.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import ray
 import ray.exceptions
@@ -75,7 +76,7 @@ class ReplicaStalledError(TeacherError):
 
 
 class NoReplicaError(TeacherError):
-    """No replica took a request for `START_TIMEOUT_S`."""
+    """No replica took a request, nor had one in hand, for longer than one may take to start."""
 
     def __init__(self, teacher: str, timeout_s: float) -> None:
         super().__init__(teacher, timeout_s)
@@ -83,8 +84,9 @@ class NoReplicaError(TeacherError):
 
     def __str__(self) -> str:
         return (
-            f"teacher {self.teacher}: no replica took a request in {self.timeout_s:.0f} s. The last one is gone and "
-            "the cluster has no room for another, or its model does not load: see `ray status`."
+            f"teacher {self.teacher}: no replica took a request in {self.timeout_s:g} s. The last one is gone and the "
+            "cluster has no room for another (`ray status` says who holds it), or its model takes longer to load. Give "
+            "it room, or more time (cluster.start_timeout_s), and run the same command again: it continues."
         )
 
 
@@ -121,6 +123,10 @@ class _Pulse:
     """When a teacher last showed that any of its replicas works, and which were stopped because they did not."""
 
     at_s: float
+    start_timeout_s: float
+    """Longest time without one, before it is given up: a replica that is lost needs a successor."""
+    num_held: int = 0
+    """Requests that replicas have in hand."""
     stopped: set[str] = field(default_factory=set)
 
 
@@ -130,24 +136,23 @@ async def label_shards(
     requests: Sequence[LabelRequest],
     *,
     on_event: Callable[[LabellingEvent], None],
+    start_timeout_s: float = START_TIMEOUT_S,
     stop_replica: Callable[[str], None] = stop_replica,
 ) -> None:
     """Have every request answered, in about the order given.
 
     Raises:
+        NoReplicaError: all replicas are gone, and none has come for `start_timeout_s`.
         ShardsQuarantinedError: some shards could not be labelled; all others are committed.
         StorageError, AccessDenied: the store failed a replica, as it would fail the next one.
     """
-    queue, pulse = ShardQueue.of(requests), _Pulse(asyncio.get_running_loop().time())
+    queue, pulse = ShardQueue.of(requests), _Pulse(asyncio.get_running_loop().time(), start_timeout_s)
+    label = partial(_label_one, handle, config, on_event=on_event, stop_replica=stop_replica, pulse=pulse)
     tasks: dict[asyncio.Task[Labelled], LabelRequest] = {}
     try:
         while not queue.is_finished:
             while len(tasks) < REQUESTS_PER_REPLICA * config.max_replicas and (request := queue.take()) is not None:
-                tasks[
-                    asyncio.ensure_future(
-                        _label_one(handle, config, request, on_event, stop_replica=stop_replica, pulse=pulse)
-                    )
-                ] = request
+                tasks[asyncio.ensure_future(label(request))] = request
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
                 on_event(_settle(queue, config.name, tasks.pop(task), task))
@@ -169,7 +174,7 @@ def _settle(
         queue.succeeded(request)
         answer = task.result()
         return ShardLabelled(teacher, request, answer.commit, answer.rows_computed)
-    if not isinstance(error, Exception):
+    if not isinstance(error, Exception) or isinstance(error, NoReplicaError):
         raise error
     if (failure := _failure_of_the_store(error)) is not None:
         raise failure from error
@@ -191,44 +196,52 @@ async def _label_one(
     handle: DeploymentHandle,
     config: TeacherConfig,
     request: LabelRequest,
-    on_event: Callable[[LabellingEvent], None],
     *,
+    on_event: Callable[[LabellingEvent], None],
     stop_replica: Callable[[str], None],
-    pulse: "_Pulse",
+    pulse: _Pulse,
 ) -> Labelled:
     """Follow one request to its end; stop the replica that has it if that makes no progress."""
-    loop = asyncio.get_running_loop()
     answers = aiter(handle.options(stream=True).label.remote(request))
-    accepted = await _accepted(answers, config.name, pulse)
+    replica = (await _accepted(answers, config.name, pulse)).replica
+    pulse.num_held += 1
+    try:
+        return await _answered(answers, config.stall_timeout_s, pulse)
+    except TimeoutError:
+        if replica not in pulse.stopped:  # its other request is as late as this one
+            pulse.stopped.add(replica)
+            stop_replica(replica)
+            on_event(ReplicaReplaced(config.name, replica))
+        raise ReplicaStalledError(config.name, replica, config.stall_timeout_s) from None
+    finally:
+        pulse.num_held -= 1
+        pulse.at_s = asyncio.get_running_loop().time()
+
+
+async def _answered(answers: AsyncIterator[Answer], stall_timeout_s: float, pulse: _Pulse) -> Labelled:
+    """Wait for the last answer; raises `TimeoutError` if there is no progress."""
+    loop = asyncio.get_running_loop()
     batches, progress_at_s = -1, loop.time()
     while True:
-        deadline_s = progress_at_s + config.stall_timeout_s
-        try:
-            answer = await _next(answers, deadline_s - loop.time())
-        except TimeoutError:
-            if accepted.replica not in pulse.stopped:  # its other request is as late as this one
-                pulse.stopped.add(accepted.replica)
-                stop_replica(accepted.replica)
-                on_event(ReplicaReplaced(config.name, accepted.replica))
-            raise ReplicaStalledError(config.name, accepted.replica, config.stall_timeout_s) from None
-        match answer:
-            case Labelled():
+        match await _next(answers, progress_at_s + stall_timeout_s - loop.time()):
+            case Labelled() as answer:
                 return answer
             case Alive(batches=count, awaits_store=waits) if count != batches or waits:
                 batches, progress_at_s = count, loop.time()
                 pulse.at_s = progress_at_s
 
 
-async def _accepted(answers: AsyncIterator[Answer], teacher: str, pulse: "_Pulse") -> Accepted:
-    """Wait until a replica has the request: as long as the teacher answers others, it only is busy."""
+async def _accepted(answers: AsyncIterator[Answer], teacher: str, pulse: _Pulse) -> Accepted:
+    """Wait until a replica has the request: as long as the teacher answers others, or has them in hand, it is busy."""
     loop = asyncio.get_running_loop()
     asked_at_s = loop.time()  # a request that is sent again has its time too, however long nobody has answered
     first = asyncio.ensure_future(anext(answers))
     try:
         while not first.done():
-            left_s = max(pulse.at_s, asked_at_s) + START_TIMEOUT_S - loop.time()
+            since_s = loop.time() if pulse.num_held else max(pulse.at_s, asked_at_s)
+            left_s = since_s + pulse.start_timeout_s - loop.time()
             if left_s <= 0:
-                raise NoReplicaError(teacher, START_TIMEOUT_S)
+                raise NoReplicaError(teacher, pulse.start_timeout_s)
             await asyncio.wait({first}, timeout=left_s)
     finally:
         first.cancel()

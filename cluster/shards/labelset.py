@@ -8,7 +8,6 @@ way, with every row exactly once, and nothing needs a lease or a lock. When ever
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from pydantic import FailFast, Field, model_validator
 
 from cluster.config import Config
+from cluster.daemons import for_each
 from cluster.errors import DataError
 from cluster.identity import digest_of, identity_of
 from cluster.shards.codecs.spec import AnyCodecConfig, DenseConfig, ModulePath, TapConfig
@@ -213,9 +213,7 @@ class LabelSet:
 
     def read_commits(self, numbers: Iterable[int]) -> None:
         """Read the records of committed shards side by side, before sealing: on S3 each takes a round trip."""
-        unread = [number for number in numbers if number not in self._commits]
-        with ThreadPoolExecutor(_READERS) as readers:
-            self._commits.update(zip(unread, readers.map(self._commit_of, unread), strict=True))
+        for_each(self._commit_of, (number for number in numbers if number not in self._commits), num_threads=_READERS)
 
     def is_sealed(self) -> bool:
         """Return whether the manifest exists."""

@@ -7,7 +7,6 @@ the store as it is, which answers or fails within minutes.
 import logging
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -22,6 +21,7 @@ OUTAGE_S = 900.0
 
 _VARIABLE = "COFFEY_STORE_OUTAGE_S"
 _LONGEST_WAIT_S = 15.0
+_PROMPT_S = 1.0
 
 _log = logging.getLogger("coffey.storage")
 AnswerT = TypeVar("AnswerT")
@@ -49,12 +49,15 @@ def patient(store: ObjectStore) -> ObjectStore:
     Raises:
         OutageLengthError: COFFEY_STORE_OUTAGE_S is no number of seconds.
     """
-    if isinstance(store, DirectoryStore):
-        return store
+    return store if isinstance(store, DirectoryStore) else PatientStore(store, outage_s=longest_outage_s())
+
+
+def longest_outage_s() -> float:
+    """Return how long whoever can wait waits for a store; raises `OutageLengthError`."""
     given = os.environ.get(_VARIABLE, "").strip()
     if given and not given.isdecimal():
         raise OutageLengthError(given)
-    return PatientStore(store, outage_s=float(given) if given else OUTAGE_S)
+    return float(given) if given else OUTAGE_S
 
 
 class PatientStore:
@@ -72,8 +75,8 @@ class PatientStore:
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store, self._outage_s, self._clock_s, self._wait = store, outage_s, clock_s, wait
-        self._waiting: set[int] = set()
-        """Threads that wait."""
+        self._asked_s = dict[object, float]()
+        """When each operation began that is going on."""
 
     @property
     def uri(self) -> str:
@@ -82,8 +85,13 @@ class PatientStore:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether some thread waits for an answer that did not come."""
-        return bool(self._waiting)
+        """Whether some thread has asked for longer than a store that works takes, be it within a single attempt.
+
+        Not from the first moment, or a thread that asks now and then would speak for another one that hangs. Not for
+        ever either: what outlasts two outages hangs itself, as with a server that sends a byte a minute.
+        """
+        now_s = self._clock_s()
+        return any(_PROMPT_S <= now_s - asked_s <= 2 * self._outage_s for asked_s in tuple(self._asked_s.values()))
 
     def get(self, key: str) -> memoryview:
         """Read the whole object."""
@@ -103,40 +111,52 @@ class PatientStore:
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """List, and go on where an answer failed to come."""
-        patience, after = self._patience(), ""
-        while True:
-            try:
-                for found in self._store.list(prefix):
-                    if found.key > after:
-                        after = found.key
-                        yield found
-                return
-            except StoreUnreachableError as error:
-                patience.wait_after(error)
+        listing = _Listing(self._store, prefix)
+        while (found := self._insist(listing.step)) is not None:
+            yield found
 
     def delete(self, key: str) -> None:
         """Remove it; repeating that is harmless."""
         self._insist(lambda: self._store.delete(key))
 
     def _insist(self, ask: Callable[[], AnswerT]) -> AnswerT:
-        patience = self._patience()
-        while True:
-            try:
-                return ask()
-            except StoreUnreachableError as error:
-                patience.wait_after(error)
+        patience, asked = _Patience(self._outage_s, self._clock_s, self._wait), object()
+        self._asked_s[asked] = self._clock_s()
+        try:
+            while True:
+                try:
+                    return ask()
+                except StoreUnreachableError as error:
+                    patience.wait_after(error)
+        finally:
+            del self._asked_s[asked]
 
-    def _patience(self) -> "_Patience":
-        return _Patience(self._outage_s, self._clock_s, self._wait, self._waiting)
+
+class _Listing:
+    """A listing that may be broken off, and then goes on behind what it found last."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store, self._prefix, self._last = store, prefix, ""
+        self._left: Iterator[ObjectStat] | None = None
+
+    def step(self) -> ObjectStat | None:
+        """Return what comes next, or None at the end; after a `StoreUnreachableError` it may be asked again."""
+        if self._left is None:
+            self._left = (found for found in self._store.list(self._prefix) if found.key > self._last)
+        try:
+            found = next(self._left, None)
+        except StoreUnreachableError:
+            self._left = None
+            raise
+        self._last = self._last if found is None else found.key
+        return found
 
 
 class _Patience:
     """The waits of one operation."""
 
-    def __init__(
-        self, outage_s: float, clock_s: Callable[[], float], wait: Callable[[float], None], waiting: set[int]
-    ) -> None:
-        self._outage_s, self._clock_s, self._wait, self._waiting = outage_s, clock_s, wait, waiting
+    def __init__(self, outage_s: float, clock_s: Callable[[], float], wait: Callable[[float], None]) -> None:
+        self._outage_s, self._clock_s, self._wait = outage_s, clock_s, wait
         self._failures, self._since_s = 0, 0.0
 
     def wait_after(self, error: StoreUnreachableError) -> None:
@@ -151,8 +171,4 @@ class _Patience:
         # Not all at the same moment: whoever waited would bring down again what has just come back.
         delay_s = min(_LONGEST_WAIT_S, 2.0**self._failures) * random.uniform(0.5, 1.0)
         self._failures += 1
-        self._waiting.add(threading.get_ident())
-        try:
-            self._wait(min(delay_s, left_s))
-        finally:
-            self._waiting.discard(threading.get_ident())
+        self._wait(min(delay_s, left_s))

@@ -161,11 +161,13 @@ def _logs_of_run(store: str, run: str, *, follow: bool) -> None:
     import sys
 
     from cluster.storage.open import open_store
+    from cluster.storage.patience import patient
     from orchestrator.events import read_run
     from orchestrator.following import tell_run
 
     place = open_store(store)
-    tell_run(place, read_run(place, run), sys.stdout, follow=follow)
+    state = read_run(place, run)
+    tell_run(patient(place) if follow else place, state, sys.stdout, follow=follow)
 
 
 def _stop_job(address: str, job: str, *, as_json: bool) -> None:
@@ -183,7 +185,7 @@ def _stop_run(store: str, run: str, *, as_json: bool) -> None:
     from orchestrator.events import request_stop
 
     state = request_stop(open_store(store), run)
-    was_running = state.state == "running"
+    was_running = not state.is_over
     if as_json:
         print_json({"run": state.run, "was_running": was_running})
     elif was_running:

@@ -183,10 +183,10 @@ def _submit_ray_job(
 
 
 def _wait_on_store(job: "JobSpec", submission_id: str, rayjob: str, facts: dict[str, object], *, as_json: bool) -> None:
-    from cluster.storage.open import open_store
+    from cluster.storage.patience import open_patiently
     from orchestrator.following import await_run, exit_code_of_run, tell_run
 
-    place = open_store(job.store)
+    place = open_patiently(job.store)
     silence = f"No sign of the job yet: `kubectl describe rayjob {rayjob}` says what its cluster waits for."
     try:
         state = await_run(place, job.name, submission_id, on_silence=lambda: _tell(silence))

@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from ray.serve.handle import DeploymentHandle
 
+from cluster.daemons import aside
 from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from orchestrator.context import RunContext
@@ -31,6 +33,7 @@ class Labelling:
         self.held_out_labelled = asyncio.Event()
         """Set once the held-out rows are labelled, on which calibration waits."""
         self._rows_done, self._rows_computed = self.planned.rows_done or 0, 0
+        self._sealing: list[asyncio.Task[None]] = []
 
     @property
     def needs_teacher(self) -> bool:
@@ -70,7 +73,14 @@ class Labelling:
         started_s = time.monotonic()
         self._context.started(self.planned)
         self._announce()
-        await label_shards(handle, self.teacher.config, self.requests, on_event=self._note)
+        await label_shards(
+            handle,
+            self.teacher.config,
+            self.requests,
+            on_event=self._note,
+            start_timeout_s=self._context.job.spec.cluster.start_timeout_s,
+        )
+        await asyncio.gather(*self._sealing)
         self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=self._rows_computed)
 
     def _announce(self) -> None:
@@ -85,7 +95,8 @@ class Labelling:
                 self._context.teacher_rows += rows
                 self._missing[request.record.identity].discard(request.number)
                 self._label_sets[request.record.identity].remember(commit)
-                self._seal_if_complete(request.record)
+                if not self._missing[request.record.identity]:
+                    self._sealing.append(asyncio.ensure_future(aside(partial(self._seal_if_complete, request.record))))
                 self._announce()
                 self._context.advanced(self.planned.name, self._rows_done)
             case ShardFailed(request=request, reason=reason, is_quarantined=True):

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from ray.serve.handle import DeploymentHandle
 
+from cluster.daemons import aside
 from cluster.session import Capacity
 from orchestrator.context import RunContext
 from orchestrator.planning.placement import Placement
@@ -114,7 +116,7 @@ def _together(context: RunContext, missing: Sequence[Labelling], training: Train
     async def train_when_calibrated() -> None:
         for labelling in missing:
             await labelling.held_out_labelled.wait()
-        calibrate_teachers(context)
+        await aside(partial(calibrate_teachers, context))
         await training.run()
 
     async def both() -> None:

@@ -1,10 +1,9 @@
 """Train: the distilled student, every seed, on the workers of one Ray Train start; or one generation before it."""
 
 import asyncio
-import threading
 import time
-from concurrent.futures import Future
 
+from cluster.daemons import aside
 from cluster.shards.records import read_record
 from orchestrator.context import RunContext
 from orchestrator.planning.planned import PlannedStep
@@ -40,7 +39,6 @@ class Training:
     ) -> None:
         self._context, self.planned, self._tasks = context, planned, tasks
         self._groups = groups_of(tasks) if side_by_side else (tasks,)
-        self._outcome: Future[None] = Future()
 
     @property
     def is_trained(self) -> bool:
@@ -52,18 +50,28 @@ class Training:
         if self.is_trained:
             self._context.reused(self.planned)
             return
-        store, started_s = self._context.store, time.monotonic()
-        missing = [task for task in self._tasks if not store.exists(task.record_key)]
-        self._put_live_weights()
+        started_s = time.monotonic()
+        missing = await aside(self._prepare)
         self._context.started(self.planned)
-        # A daemon: if labelling fails, this process must be able to end while Ray Train still waits for labels.
-        threading.Thread(target=self._work, name="training", daemon=True).start()
-        while not self._outcome.done():
-            await asyncio.sleep(_POLL_S)
-            self._show()
-        self._outcome.result()
-        rows = sum(read_record(store, task.record_key, TrainedRecord).rows for task in missing)
+        # Aside: if labelling fails, this process must be able to end while Ray Train still waits for labels.
+        training = asyncio.ensure_future(aside(self._work))
+        while not (await asyncio.wait({training}, timeout=_POLL_S))[0]:
+            if (note := await aside(self._note)) is not None:
+                self._context.advanced(self.planned.name, None, note)
+        await training
+        rows = await aside(lambda: self._rows_of(missing))
         self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=rows)
+
+    def _prepare(self) -> list[TrainingTask]:
+        """Return the trainings that are left."""
+        self._put_live_weights()
+        return self._untrained()
+
+    def _untrained(self) -> list[TrainingTask]:
+        return [task for task in self._tasks if not self._context.store.exists(task.record_key)]
+
+    def _rows_of(self, tasks: list[TrainingTask]) -> int:
+        return sum(read_record(self._context.store, task.record_key, TrainedRecord).rows for task in tasks)
 
     def _put_live_weights(self) -> None:
         """See to the weights of teachers that stand beside the student, which may all have labelled elsewhere."""
@@ -82,19 +90,14 @@ class Training:
             start_timeout_s=job.spec.cluster.start_timeout_s,
             threads=train.resources.num_threads,
         )
-        try:
-            for task in (task for group in self._groups for task in group if task.membership is not None):
-                forget_life(self._context.store, task)
-            train_side_by_side(self._context.store.uri, self._groups, execution, train)
-        except BaseException as error:
-            self._outcome.set_exception(error)
-        else:
-            self._outcome.set_result(None)
+        for task in (task for group in self._groups for task in group if task.membership is not None):
+            forget_life(self._context.store, task)
+        train_side_by_side(self._context.store.uri, self._groups, execution, train)
 
-    def _show(self) -> None:
-        store = self._context.store
-        running = [task for task in self._tasks if not store.exists(task.record_key)]
-        if running:
-            note = progress_note(self._context, running[0]) or "workers start"
-            place = f"seed {running[0].seed}" if len(self._tasks) > 1 else ""
-            self._context.advanced(self.planned.name, None, ": ".join(filter(None, [place, note])))
+    def _note(self) -> str | None:
+        """Return how far the first training is that is not done, in words."""
+        if not (running := self._untrained()):
+            return None
+        note = progress_note(self._context, running[0]) or "workers start"
+        place = f"seed {running[0].seed}" if len(self._tasks) > 1 else ""
+        return ": ".join(filter(None, [place, note]))

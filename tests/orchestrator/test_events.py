@@ -9,11 +9,11 @@ import pytest
 
 from cluster.identity import canonical_json
 from cluster.storage.directory import DirectoryStore
-from cluster.storage.protocol import StoreUnreachableError, check_key
+from cluster.storage.patience import OUTAGE_S
+from cluster.storage.protocol import StoreFullError, StoreUnreachableError, check_key
 from orchestrator.events import (
-    LOST_AFTER_S,
+    SILENT_AFTER_S,
     Event,
-    RunLog,
     RunState,
     UnknownRunError,
     follow_events,
@@ -24,9 +24,12 @@ from orchestrator.events import (
 )
 from orchestrator.progress import Silent
 from orchestrator.run import run_job
+from orchestrator.run_log import RunLog
 from orchestrator.sources.errors import TooFewLabelsError
 from tests.fixtures.jobs import job_spec, write_sources
+from tests.fixtures.memory_store import MemoryStore
 
+LOST_AFTER_S = SILENT_AFTER_S + OUTAGE_S
 LONG_S = 3600.0
 """A heartbeat that no test waits for."""
 
@@ -132,25 +135,78 @@ class TestEvents:
         log.close("done")
         assert list(read_events(store, log.state.run)) == [event(1)]
 
-    def test_a_store_that_does_not_answer_for_a_while_does_not_end_the_run(self, tmp_path: Path) -> None:
-        class Out(DirectoryStore):
-            failures = 0
+    def test_who_adds_an_event_waits_for_no_store(self, tmp_path: Path) -> None:
+        class Hanging(DirectoryStore):
+            asked, answers = threading.Event(), threading.Event()
 
             def put(self, key: str, body: bytes | memoryview) -> None:
-                if self.failures:
-                    self.failures -= 1
-                    raise StoreUnreachableError(self.uri, f"writing {key}", "no answer")
+                if threading.current_thread().name == "run-log":
+                    self.asked.set()
+                    self.answers.wait()
                 super().put(key, body)
 
-        store = Out(tmp_path)
-        log = RunLog(store, "job", heartbeat_s=LONG_S)
-        store.failures = 4
-        for number in range(6):
-            log._written_s = float("-inf")  # so that every event is due
+        store = Hanging(tmp_path)
+        log = RunLog(store, "job", heartbeat_s=0.001)
+        assert store.asked.wait(timeout=30)
+        for number in range(9):
             log.append(event(number))
-        assert store.failures == 0
+        store.answers.set()
         log.close("done")
-        assert list(read_events(store, log.state.run)) == [event(number) for number in range(6)]
+        assert list(read_events(store, log.state.run)) == [event(number) for number in range(9)]
+
+    def test_an_event_is_written_without_another_one_to_follow(self, tmp_path: Path) -> None:
+        store = WatchedStore(tmp_path)
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        log.append(event(1))
+        store.wait_for_states(2)
+        assert list(read_events(store, log.state.run)) == [event(1)]
+        log.close("done")
+
+    def test_a_batch_whose_answer_was_lost_stays_as_it_may_have_been_read(self, tmp_path: Path) -> None:
+        class LosesAnswers(DirectoryStore):
+            is_losing = False
+
+            def put(self, key: str, body: bytes | memoryview) -> None:
+                super().put(key, body)
+                if self.is_losing:
+                    raise StoreUnreachableError(self.uri, f"writing {key}", "no answer")
+
+        store = LosesAnswers(tmp_path)
+        log = RunLog(store, "job", heartbeat_s=LONG_S)
+        log.append(event(1))
+        store.is_losing = True
+        with pytest.raises(StoreUnreachableError):
+            log.flush()
+        read = list(read_events(store, log.state.run))
+        log.append(event(2))
+        store.is_losing = False
+        log.close("done")
+        assert read == [event(1)]
+        batches = [bytes(store.get(stat.key)) for stat in store.list(f"{log.prefix}/events/")]
+        assert [body.count(b'"advanced"') for body in batches] == [1, 1]
+        assert list(read_events(store, log.state.run)) == [event(1), event(2)]
+
+    def test_what_a_store_refuses_ends_the_run_at_its_next_event(self, tmp_path: Path) -> None:
+        class Full(DirectoryStore):
+            is_full = False
+
+            def put(self, key: str, body: bytes | memoryview) -> None:
+                if self.is_full:
+                    raise StoreFullError(self.uri, f"writing {key}", "No space left on device")
+                super().put(key, body)
+
+        store = Full(tmp_path)
+        log = RunLog(store, "job", heartbeat_s=0.001)
+        store.is_full = True
+
+        def go_on() -> None:
+            while True:
+                log.append(event(1))
+
+        with pytest.raises(StoreFullError):
+            go_on()
+        store.is_full = False
+        log.close("failed", exit_code=4)
 
 
 class TestState:
@@ -184,16 +240,19 @@ class TestState:
         ("silent_s", "state", "expected"),
         [
             (LOST_AFTER_S + 5, "running", "lost"),
-            (LOST_AFTER_S - 30, "running", "running"),
+            (LOST_AFTER_S - 30, "running", "silent"),
+            (SILENT_AFTER_S + 5, "running", "silent"),
+            (SILENT_AFTER_S - 30, "running", "running"),
             (LOST_AFTER_S + 5, "done", "done"),
             (LOST_AFTER_S + 5, "failed", "failed"),
         ],
     )
-    def test_a_run_that_fell_silent_is_lost_unless_it_had_ended(
+    def test_a_run_that_stays_silent_longer_than_any_outage_is_lost_unless_it_had_ended(
         self, store: DirectoryStore, silent_s: float, state: str, expected: str
     ) -> None:
-        put_state(store, "job/1", started=ago(900), state=state, updated=ago(silent_s))
+        put_state(store, "job/1", started=ago(9000), state=state, updated=ago(silent_s))
         assert read_run(store, "job").state == expected
+        assert read_run(store, "job").is_over == (expected not in ("running", "silent"))
         assert read_runs(store)[0].state == expected
 
     def test_a_driver_that_waits_in_silence_is_heard_of(self, tmp_path: Path) -> None:
@@ -307,12 +366,17 @@ class TestStopping:
 
     def test_a_run_that_has_ended_is_not_asked(self, store: DirectoryStore) -> None:
         put_state(store, "job/1", started=ago(5), state="done")
-        put_state(store, "lost/1", started=ago(900), state="running", updated=ago(LOST_AFTER_S + 5))
+        put_state(store, "lost/1", started=ago(9000), state="running", updated=ago(LOST_AFTER_S + 5))
         assert request_stop(store, "job").state == "done"
         assert request_stop(store, "lost").state == "lost"
         assert not any("stops" in stat.key for stat in store.list("runs/"))
         with pytest.raises(UnknownRunError):
             request_stop(store, "nobody")
+
+    def test_a_run_that_may_wait_for_its_store_is_asked(self, store: DirectoryStore) -> None:
+        put_state(store, "job/1", started=ago(900), state="running", updated=ago(SILENT_AFTER_S + 5))
+        assert request_stop(store, "job").state == "silent"
+        assert [stat.key for stat in store.list("runs/job/stops/")]
 
     def test_runs_are_listed_beside_wishes_that_they_stop(self, tmp_path: Path) -> None:
         store = DirectoryStore(tmp_path)
@@ -327,7 +391,7 @@ class TestFollowing:
         log = RunLog(store, "job", heartbeat_s=LONG_S)
         log.append(event(1))
         log.flush()
-        following = follow_events(store, log.state.run, poll_s=0.001)
+        following = follow_events(store, log.state.run, on_silence=_fail, poll_s=0.001)
         assert next(following) == event(1)
         log.append(event(2))
         log.flush()
@@ -349,12 +413,31 @@ class TestFollowing:
                 return body
 
         log = RunLog(store, "job", heartbeat_s=LONG_S)
-        assert list(follow_events(Late(Path(store.uri)), log.state.run, poll_s=0.001)) == [event(1)]
+        assert list(follow_events(Late(Path(store.uri)), log.state.run, on_silence=_fail, poll_s=0.001)) == [event(1)]
 
     def test_a_run_whose_driver_is_gone_is_not_followed_for_ever(self, store: DirectoryStore) -> None:
-        state = put_state(store, "job/1", started=ago(900), state="running", updated=ago(LOST_AFTER_S + 5))
-        assert list(follow_events(store, "job/1", poll_s=0.001)) == []
+        state = put_state(store, "job/1", started=ago(9000), state="running", updated=ago(LOST_AFTER_S + 5))
+        assert list(follow_events(store, "job/1", on_silence=_fail, poll_s=0.001)) == []
         assert read_run(store, "job").remark == f"no sign of life since {state.updated}"
+
+    def test_a_run_that_is_silent_for_ten_minutes_is_followed_on(self, store: DirectoryStore) -> None:
+        put_state(store, "job/1", started=ago(900), state="running", updated=ago(600))
+        silences = list[RunState]()
+
+        class Back(DirectoryStore):
+            """Where the driver is heard of again after some looks, falls silent once more, and ends."""
+
+            looks = 0
+
+            def get(self, key: str) -> memoryview:
+                self.looks += key.endswith("/state.json")
+                if self.looks in (4, 8, 12):
+                    keys = {4: {"updated": ago(0)}, 8: {"updated": ago(300)}, 12: {"state": "done"}}[self.looks]
+                    put_state(store, "job/1", started=ago(900), **({"state": "running"} | keys))
+                return super().get(key)
+
+        assert list(follow_events(Back(Path(store.uri)), "job/1", on_silence=silences.append, poll_s=0.001)) == []
+        assert [state.state for state in silences] == ["silent", "silent"]
 
 
 class TestFinding:
@@ -416,9 +499,30 @@ class TestRuns:
         assert (found.state, found.exit_code, found.step) == (state, exit_code, "ingest")
         assert found.error is None if reason is None else reason in str(found.error)
 
+    def test_a_run_that_ends_in_an_outage_is_known_to_have_ended(self, tmp_path: Path) -> None:
+        class OutAtTheEnd(MemoryStore):
+            is_over = False
+
+            def put(self, key: str, body: bytes | memoryview) -> None:
+                if b'"failed"' in bytes(body) and not self.is_over:
+                    self.is_over = True
+                    raise StoreUnreachableError(self.uri, f"writing {key}", "no answer")
+                super().put(key, body)
+
+        write_sources(tmp_path)
+        store, error = OutAtTheEnd(), TooFewLabelsError("data.labelled", 3, 2)
+        with pytest.raises(TooFewLabelsError):
+            run_job(job_spec(tmp_path), store, command="coffey run", progress=Interrupted(error))
+        assert store.is_over
+        assert (read_run(store, "shapes").state, read_run(store, "shapes").exit_code) == ("failed", 7)
+
     def test_a_job_that_cannot_be_resolved_leaves_no_run(self, tmp_path: Path) -> None:
         write_sources(tmp_path)
         spec, store = job_spec(tmp_path, "data.read.train=missing.npz"), DirectoryStore(tmp_path / "store")
         with pytest.raises(Exception, match=r"missing\.npz"):
             run_job(spec, store, command="coffey run", progress=Silent())
         assert not Path(store.uri).exists()
+
+
+def _fail(_state: RunState) -> None:
+    raise AssertionError("nobody was silent")

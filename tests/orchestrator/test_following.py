@@ -12,12 +12,14 @@ from cluster.errors import EnvironmentFailure
 from cluster.identity import canonical_json
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.open import open_store
+from cluster.storage.patience import OUTAGE_S
 from cluster.storage.protocol import ObjectStore
 from orchestrator.context import RunContext
-from orchestrator.events import LOST_AFTER_S, Event, EventBatch, RunLog, RunState, now, read_run
+from orchestrator.events import SILENT_AFTER_S, Event, EventBatch, RunState, now, read_run
 from orchestrator.following import RunLostError, await_run, exit_code_of_run, tell_run
 from orchestrator.progress import PlainLines
 from orchestrator.resolution.resolve import resolve
+from orchestrator.run_log import RunLog
 from tests.fixtures.jobs import job_spec, write_sources
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -105,13 +107,42 @@ def test_a_run_without_an_ending_is_told_so_far(store: DirectoryStore) -> None:
 
 
 def test_a_lost_run_has_no_exit_code_of_its_own(store: DirectoryStore) -> None:
-    updated = datetime.now(UTC) - timedelta(seconds=LOST_AFTER_S + 5)
+    updated = datetime.now(UTC) - timedelta(seconds=SILENT_AFTER_S + OUTAGE_S + 5)
     state = written(store, state="running", updated=updated.isoformat())
     text, last = told(store, state, follow=True)
     assert text.startswith("Lost: no sign of life since ")
     with pytest.raises(RunLostError, match=r"no sign of life since .* Start the job again: it continues") as error:
         exit_code_of_run(last)
     assert isinstance(error.value, EnvironmentFailure)
+
+
+def test_a_run_that_fell_silent_is_told_so_once_and_followed_to_its_end(store: DirectoryStore) -> None:
+    class Out(DirectoryStore):
+        """A store in which the driver writes its end after somebody has looked, ten minutes late."""
+
+        looks = 0
+
+        def get(self, key: str) -> memoryview:
+            self.looks += key.endswith("/state.json")
+            if self.looks == 2:
+                written(store, *STORY[:1], state="done", exit_code=0)
+            return super().get(key)
+
+    updated = (datetime.now(UTC) - timedelta(seconds=600)).isoformat()
+    state = written(store, state="running", updated=updated)
+    text, last = told(Out(Path(store.uri)), state, follow=True)
+    first, *others = text.splitlines()
+    assert first.startswith("No sign of life since ")
+    assert "comes back when it can" in first
+    assert others == ["ingest                 reused", f"Done. Report: {store.uri}/runs/job/1/report.html"]
+    assert exit_code_of_run(last) == 0
+
+
+def test_a_silent_run_is_told_so_far(store: DirectoryStore) -> None:
+    updated = (datetime.now(UTC) - timedelta(seconds=600)).isoformat()
+    text, last = told(store, written(store, state="running", updated=updated), follow=False)
+    assert text == f"Silent: no sign of life since {updated}.\n"
+    assert not last.is_over
 
 
 def test_a_submitted_job_is_awaited_until_its_run_begins(store: DirectoryStore) -> None:
@@ -140,7 +171,7 @@ def test_silence_is_told_once_and_waiting_goes_on(store: DirectoryStore) -> None
 
         def list(self, prefix: str):  # type: ignore[no-untyped-def]
             self.looks += 1
-            if self.looks == 5:
+            if self.looks == 2:
                 written(store, state="done", exit_code=0)
             return super().list(prefix)
 

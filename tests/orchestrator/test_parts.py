@@ -15,18 +15,21 @@ from cluster.shards.dataset import Dataset
 from cluster.shards.labelset import LabelSet, LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.open import open_store
+from cluster.storage.patience import PatientStore
 from orchestrator.context import RunContext
 from orchestrator.planning.placement import check_room
+from orchestrator.planning.plan import Inspection
 from orchestrator.resolution.resolve import resolve
 from orchestrator.steps import train as steps_train
 from orchestrator.steps.follow import await_labels
 from orchestrator.steps.ingest import ingest
 from orchestrator.steps.teach import train_elsewhere
-from students.batches import LabelsLateError
+from students.arrivals import LabelsLateError
 from students.group import Alone
 from students.loop import train
 from students.task import Execution, TrainedRecord, TrainingTask
 from tests.fixtures.jobs import TEACHERS, commit_all, job_spec, logits_of, new_context, train_alone, write_sources
+from tests.simulation.outages import Outage, OutStore
 
 GIVEN = 1
 
@@ -84,22 +87,35 @@ def test_nothing_is_waited_for_that_is_there(context: RunContext) -> None:
     await_labels(context, [given.held_out], pause=lambda _: pytest.fail("it waits"))
 
 
-def test_labels_that_stop_arriving_are_given_up_with_the_shard_that_is_missing(tmp_path: Path) -> None:
-    write_sources(tmp_path)
-    job = resolve(job_spec(tmp_path, "cluster.labels_timeout_s=0.001"))
-    context = new_context(job, open_store(job.spec.store))
-    ingest(context)
-    given = job.teachers[GIVEN]
-    one_shard = writer(context, given.train)
-    next(one_shard)
-    pause, _ = pausing()
+def test_labels_that_stop_arriving_are_given_up_with_the_shard_that_is_missing(context: RunContext) -> None:
+    given, clock = context.job.teachers[GIVEN], Outage(0.0, 0.0)
+    next(writer(context, given.train))
 
     with pytest.raises(LabelsLateError) as late:
-        await_labels(context, [given.train], pause=pause)
+        await_labels(context, [given.train], clock_s=clock.now_s, pause=clock.wait)
 
     assert isinstance(late.value, TrainingError)
-    assert (late.value.number, late.value.timeout_s) == (1, 0.001)
+    assert (late.value.number, late.value.timeout_s) == (1, 600.0)
+    assert clock.now_s() == pytest.approx(600.0, abs=2.0)
     assert given.train.prefix in str(pickle.loads(pickle.dumps(late.value)))
+
+
+def test_an_outage_longer_than_the_time_out_is_no_reason_to_give_labels_up(context: RunContext) -> None:
+    given, outage = context.job.teachers[GIVEN], Outage(500.0, 1160.0)
+    shards = writer(context, given.train)
+
+    def pause(seconds: float) -> None:
+        outage.wait(seconds)
+        if outage.now_s() > 1700.0:
+            next(shards, None)
+
+    patient = PatientStore(OutStore(context.store, outage), outage_s=900.0, clock_s=outage.now_s, wait=outage.wait)
+    context.store, store = patient, context.store
+
+    await_labels(context, [given.train], clock_s=outage.now_s, pause=pause)
+
+    assert not Inspection(context.job, store).missing(given.train)
+    assert outage.now_s() > 1700.0
 
 
 def test_a_student_follows_labels_that_another_run_writes_and_ends_as_one_that_had_them_all(

@@ -61,8 +61,9 @@ class OutStore:
 
     uri = "s3://out/there"
 
-    def __init__(self, store: ObjectStore, outage: Outage) -> None:
-        self._store, self._outage = store, outage
+    def __init__(self, store: ObjectStore, outage: Outage, *, attempt_s: float = 0.0) -> None:
+        """`attempt_s`: how long whoever asks is kept waiting before nothing comes."""
+        self._store, self._outage, self._attempt_s = store, outage, attempt_s
         self.num_refused = 0
 
     def get(self, key: str) -> memoryview:
@@ -92,6 +93,7 @@ class OutStore:
     def _reach(self, action: str) -> None:
         if self._outage.is_on:
             self.num_refused += 1
+            self._outage.wait(self._attempt_s)
             raise StoreUnreachableError(self.uri, action, "no answer")
 
 
@@ -128,24 +130,29 @@ def label_through_an_outage(outage_s: float) -> OutageResult:
     def label(number: int) -> None:
         outage.wait(SHARD_S)
         with held:
-            labels.commit(number, labels.encode({LOGITS: _logits(number)}), rows=ROWS, statistics={})
+            labels.commit(number, labels.encode({LOGITS: logits_of(number)}), rows=ROWS, statistics={})
 
     with ThreadPoolExecutor(REQUESTS_PER_REPLICA) as requests:
         list(requests.map(label, range(NUM_SHARDS)))
     labels.seal(NUM_SHARDS)
-    there = LabelSet(inner, RECORD)
-    commits = there.load_manifest().commits
-    wrong = sum(not np.array_equal(there.read(commit.number)[LOGITS], _logits(commit.number)) for commit in commits)
-    numbers = [commit.number for commit in commits]
+    lost, doubled = count_wrong_rows(inner, NUM_SHARDS)
     return OutageResult(
         outage_s=outage_s,
         lasted_s=round(outage.now_s(), 1),
         refused=out.num_refused,
-        rows_lost=ROWS * (wrong + NUM_SHARDS - len(set(numbers))),
-        rows_doubled=ROWS * (len(numbers) - len(set(numbers))),
+        rows_lost=lost,
+        rows_doubled=doubled,
         most_shards_held=held.most,
         shards_held_at_most=REQUESTS_PER_REPLICA,
     )
+
+
+def count_wrong_rows(store: ObjectStore, num_shards: int) -> tuple[int, int]:
+    """Return how many of the rows are lost or wrong, and how many are there twice."""
+    there = LabelSet(store, RECORD)
+    numbers = [commit.number for commit in there.commits()]
+    wrong = sum(not np.array_equal(there.read(number)[LOGITS], logits_of(number)) for number in numbers)
+    return ROWS * (wrong + num_shards - len(set(numbers))), ROWS * (len(numbers) - len(set(numbers)))
 
 
 class _Held:
@@ -165,7 +172,7 @@ class _Held:
             self._now -= 1
 
 
-def _logits(number: int) -> np.ndarray:
+def logits_of(number: int) -> np.ndarray:
     """Return what the teacher says of a shard, `[ROWS, CLASSES]`."""
     draw = np.random.default_rng(number)
     return draw.standard_normal((ROWS, CLASSES)).astype(np.float16)

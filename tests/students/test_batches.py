@@ -24,7 +24,8 @@ from cluster.shards.records import publish_record
 from cluster.shards.schema import NO_LABEL, Column
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError
-from students.batches import LabelsLateError, TrainingData, default_window_rows, target_temperature
+from students.arrivals import LabelsLateError
+from students.batches import TrainingData, default_window_rows, target_temperature
 from students.objectives.cross_entropy import CrossEntropyTerm
 from students.objectives.kl import KLTerm
 from students.objectives.objective import Batch

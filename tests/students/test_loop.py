@@ -22,7 +22,7 @@ from cluster.shards.labelset import LabelSet
 from cluster.shards.records import read_record
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectMissingError, ObjectStore
-from students.batches import LabelsLateError
+from students.arrivals import LabelsLateError
 from students.checkpoints import ForeignCheckpointError, latest_step
 from students.group import Alone
 from students.loop import TrainingDivergedError, train

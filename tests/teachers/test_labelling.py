@@ -170,13 +170,19 @@ class Replicas:
 
 
 def labelling(
-    replicas: Replicas, events: list[LabellingEvent], *, count: int, config: TeacherConfig
+    replicas: Replicas,
+    events: list[LabellingEvent],
+    *,
+    count: int,
+    config: TeacherConfig,
+    start_timeout_s: float = START_TIMEOUT_S,
 ) -> Coroutine[object, object, None]:
     return label_shards(
         replicas,  # type: ignore[arg-type]  # it speaks as Serve's handle does
         config,
         requests(count),
         on_event=events.append,
+        start_timeout_s=start_timeout_s,
         stop_replica=replicas.stopped.append,
     )
 
@@ -228,7 +234,7 @@ def test_nothing_to_label_asks_nobody() -> None:
     assert serve.order == []
 
 
-@pytest.mark.parametrize("failure", [fails, emits_nan, ends_early, falls_silent, is_never_taken])
+@pytest.mark.parametrize("failure", [fails, emits_nan, ends_early, falls_silent])
 def test_a_shard_that_fails_is_tried_again_before_new_ones(failure: Behaviour) -> None:
     serve = Replicas({1: [failure] * (MAX_ATTEMPTS - 1)})
 
@@ -368,14 +374,39 @@ def test_a_request_waits_as_long_as_the_teacher_is_busy_with_others() -> None:
     assert set(serve.attempts.values()) == {1}
 
 
-def test_when_no_replica_takes_a_request_for_long_it_says_so() -> None:
-    serve = Replicas({0: [is_never_taken] * MAX_ATTEMPTS})
+def test_a_teacher_of_which_no_replica_takes_a_request_for_long_is_given_up_and_no_shard_is_blamed() -> None:
+    serve, events = Replicas({number: [is_never_taken] for number in range(2, 9)}), list[LabellingEvent]()
 
-    _, error = label_until_quarantine(serve, count=1, config=config())
+    async def main() -> float:
+        began_s = asyncio.get_running_loop().time()
+        with pytest.raises(NoReplicaError, match=r"no replica took a request in 90 s.*cluster\.start_timeout_s"):
+            await labelling(serve, events, count=9, config=config(), start_timeout_s=90.0)
+        return asyncio.get_running_loop().time() - began_s
 
-    assert isinstance(error.__cause__, NoReplicaError)
-    assert f"no replica took a request in {START_TIMEOUT_S:.0f} s" in str(error)
+    assert run_jumping(main()) == pytest.approx(3 * BATCH_S + 90.0, abs=1.0)
+    assert sorted(labelled(events)) == [0, 1]
+    assert not any(isinstance(event, ShardFailed) for event in events)
+    assert set(serve.attempts.values()) == {1}
     assert serve.stopped == []
+    assert serve.in_flight == 0
+
+
+def test_a_teacher_at_one_batch_for_longer_than_a_replica_may_take_to_start_is_not_given_up() -> None:
+    async def takes_its_time(replicas: Replicas, request: LabelRequest) -> AsyncIterator[Answer]:
+        yield Accepted("replica")
+        await asyncio.sleep(0.9 * STALL_S)
+        yield Labelled(commit(request.number), 8)
+
+    async def is_taken_after_that(replicas: Replicas, request: LabelRequest) -> AsyncIterator[Answer]:
+        await asyncio.sleep(STALL_S)
+        yield Accepted("replica")
+        yield Labelled(commit(request.number), 8)
+
+    serve, events = Replicas({0: [takes_its_time], 1: [is_taken_after_that]}), list[LabellingEvent]()
+
+    run_jumping(labelling(serve, events, count=2, config=config(), start_timeout_s=STALL_S / 3))
+
+    assert sorted(labelled(events)) == [0, 1]
 
 
 def test_cancelling_cancels_every_request_that_is_out() -> None:

@@ -1,8 +1,6 @@
 """A store that waits out an outage, on a clock that jumps."""
 
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import pytest
@@ -88,23 +86,88 @@ def test_a_listing_goes_on_where_it_was_interrupted() -> None:
     assert [stat.key for stat in found] == [str(number) for number in range(9)]
 
 
-def test_it_says_that_it_waits_for_as_long_as_it_does() -> None:
-    waits, goes_on = threading.Event(), threading.Event()
+class Watched(MemoryStore):
+    """Takes its time for every answer, and asks meanwhile, now and then, whether it is waited for."""
 
-    def wait(_seconds: float) -> None:
-        waits.set()
-        goes_on.wait()
-        outage.wait(1.0)
+    def __init__(self, clock: Outage, seconds: float) -> None:
+        super().__init__()
+        self._clock, self._left_s = clock, seconds
+        self.patient = PatientStore(self, outage_s=900.0, clock_s=clock.now_s, wait=self.pass_by)
+        self.awaited: dict[float, bool] = {}
 
-    outage = Outage(0.0, 1.0)
-    store = PatientStore(OutStore(MemoryStore(), outage), outage_s=9.0, clock_s=outage.now_s, wait=wait)
-    with ThreadPoolExecutor(1) as pool:
-        assert not store.is_waiting
-        written = pool.submit(store.put, "a", b"")
-        waits.wait()
-        assert store.is_waiting
-        goes_on.set()
-        written.result()
+    def pass_by(self, seconds: float) -> None:
+        until_s = self._clock.now_s() + seconds
+        while self._clock.now_s() < until_s:
+            self.awaited[self._clock.now_s()] = self.patient.is_waiting
+            self._clock.wait(min(0.5, until_s - self._clock.now_s()))
+
+    def get(self, key: str) -> memoryview:
+        self.pass_by(self._left_s)
+        return super().get(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        for found in super().list(prefix):
+            self.pass_by(self._left_s)
+            yield found
+
+
+def test_it_says_that_it_waits_while_a_single_attempt_hangs() -> None:
+    clock = Outage(0.0, 0.0)
+    store = Watched(clock, 300.0)
+    store.put("a", b"there")
+
+    assert store.patient.get("a") == b"there"
+
+    assert store.awaited == {at_s: at_s >= 1.0 for at_s in store.awaited}
+    assert max(store.awaited) > 299.0
+    assert not store.patient.is_waiting
+
+
+def test_it_says_that_it_waits_between_attempts_too() -> None:
+    clock = Outage(0.0, TEN_MINUTES_S)
+    store = Watched(clock, 0.0)
+    store.patient = PatientStore(OutStore(store, clock), outage_s=900.0, clock_s=clock.now_s, wait=store.pass_by)
+
+    store.patient.put("a", b"")
+
+    assert clock.now_s() >= TEN_MINUTES_S
+    assert store.awaited == {at_s: at_s >= 1.0 for at_s in store.awaited}
+
+
+def test_a_store_that_answers_at_once_is_not_waited_for_nor_are_those_who_use_its_answers() -> None:
+    clock = Outage(0.0, 0.0)
+    store = Watched(clock, 0.5)
+    for number in range(9):
+        store.put(f"{number}", b"")
+
+    for _ in store.patient.list(""):
+        clock.wait(60.0)  # at something else
+        assert not store.patient.is_waiting
+
+    assert store.awaited
+    assert not any(store.awaited.values())
+
+
+def test_what_outlasts_two_outages_is_not_said_to_wait_for_the_store() -> None:
+    clock = Outage(0.0, 0.0)
+    store = Watched(clock, 5000.0)
+    store.put("a", b"")
+
+    store.patient.get("a")
+
+    assert {at_s for at_s, is_awaited in store.awaited.items() if is_awaited} == {
+        at_s for at_s in store.awaited if 1.0 <= at_s <= 1800.0
+    }
+
+
+def test_an_operation_that_failed_is_over() -> None:
+    clock = Outage(0.0, 10_000.0)
+    store = patient_through(clock, MemoryStore(), outage_s=60.0)
+
+    with pytest.raises(StoreUnreachableError):
+        store.get("a")
+    clock.wait(60.0)
+
     assert not store.is_waiting
 
 
