@@ -5,7 +5,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.errors import SpecError
@@ -142,22 +142,26 @@ def render_launcher(job: JobSpec) -> str:
 
 
 def pools_of(job: JobSpec) -> tuple[Pool, ...]:
-    """Return the nodes that a job needs: for what labels, between its bounds, and for the workers that train."""
-    units = [_replicas(teacher.replicas, teacher.resources) for teacher in job.teachers]
+    """Return the nodes that a job needs: for what labels, between its bounds, and for the workers that train.
+
+    Raises:
+        UnlikeNodesError, NodeNotToBeHadError: it asks for nodes that cannot be started for it.
+    """
+    units = [_replicas(f"teacher {teacher.name}", teacher.replicas, teacher.resources) for teacher in job.teachers]
     if job.generations is not None:
         # They label when the teachers have, on the same nodes if these suffice.
-        later = _replicas(job.generations.replicas, job.generations.resources)
-        units.append(Unit(later.cpus, later.gpus, least=0, most=later.most))
+        later = _replicas("each generation", job.generations.replicas, job.generations.resources)
+        units.append(replace(later, least=0))
     train, cohort = job.train, job.cohort
     num_groups = 1 + len(cohort.members) if isinstance(cohort, CodistillationCohort) else 1
     least, most = num_groups * train.min_workers, num_groups * train.max_workers
-    trains = Unit(train.cpus_per_worker, train.gpus_per_worker, least, most)
+    trains = Unit("training", train.resources, least, most)
     return tuple(filter(None, (pool_of("teachers", units), pool_of("students", [trains]))))
 
 
-def _replicas(replicas: int | ReplicaRange, resources: ResourceConfig) -> Unit:
+def _replicas(who: str, replicas: int | ReplicaRange, resources: ResourceConfig) -> Unit:
     least, most = (replicas, replicas) if isinstance(replicas, int) else (replicas.min, replicas.max)
-    return Unit(resources.cpu, resources.gpu, least, most)
+    return Unit(who, resources, least, most)
 
 
 def _is_bucket(job: JobSpec) -> bool:
