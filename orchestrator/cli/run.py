@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.options import AsJson, Overrides, Quiet, SpecFile
+from orchestrator.cli.options import AsJson, Overrides, PartOfJob, Quiet, SpecFile
 from orchestrator.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -44,13 +44,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False) -
 def run(
     spec: SpecFile,
     overrides: Overrides = None,
-    part: Annotated[
-        Literal["teachers", "student"] | None,
-        typer.Option(
-            help="Do one part: `teachers` up to all labels, or `student` from labels that another run makes.",
-            show_default=False,
-        ),
-    ] = None,
+    part: PartOfJob = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

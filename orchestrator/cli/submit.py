@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import EnvironmentFailure, SpecError
-from orchestrator.cli.options import AsJson, OptionalAddress, Overrides, SpecFile, address_in_environment
+from orchestrator.cli.options import (
+    AsJson,
+    OptionalAddress,
+    Overrides,
+    PartOfJob,
+    SpecFile,
+    address_in_environment,
+)
 from orchestrator.cli.output import print_json
 
 if TYPE_CHECKING:
+    from orchestrator.planning.planned import Part
     from orchestrator.spec import JobSpec
     from orchestrator.submission import Submission
 
@@ -73,6 +82,7 @@ def submit(
     ] = Target.RAY,
     address: OptionalAddress = None,
     overrides: Overrides = None,
+    part: PartOfJob = None,
     apply: Annotated[bool, typer.Option("--apply", help="Hand the RayJob to `kubectl apply`.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the YAML there, in place of standard output.")
@@ -91,11 +101,11 @@ def submit(
     _check_options(target, address, apply=apply, out=out, wait=wait)
     job = load_spec(spec, overrides or ())
     if target is Target.RAY_UP:
-        _write_launcher(job, shlex.join(["coffey", "submit", str(spec), *_settings(overrides)]), out)
+        _write_launcher(job, spec, overrides or (), part or "all", out)
         return
     from orchestrator.submission import submission_of
 
-    sent = submission_of(job, spec, overrides or ())
+    sent = submission_of(job, spec, overrides or (), part or "all")
     if target is Target.RAYJOB:
         _submit_ray_job(job, sent, apply=apply, out=out, wait=wait, as_json=as_json)
     else:
@@ -200,10 +210,11 @@ def _wait_on_store(job: "JobSpec", submission_id: str, rayjob: str, facts: dict[
     raise typer.Exit(code)
 
 
-def _write_launcher(job: "JobSpec", submit_again: str, out: Path | None) -> None:
-    from orchestrator.submission import render_launcher
+def _write_launcher(job: "JobSpec", spec: Path, overrides: Sequence[str], part: "Part", out: Path | None) -> None:
+    from orchestrator.submission import chosen, render_launcher
 
-    text = render_launcher(job)
+    text, growth = render_launcher(job, part)
+    submit_again = shlex.join(["coffey", "submit", str(spec), *chosen([*overrides, *growth], part)])
     if out is None:
         print(text, end="", flush=True)
     else:
@@ -225,10 +236,6 @@ def _write(out: Path, text: str) -> None:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ManifestNotWrittenError(str(out), str(error.strerror)) from error
-
-
-def _settings(overrides: list[str] | None) -> list[str]:
-    return [word for setting in overrides or () for word in ("--set", setting)]
 
 
 def _ways_on(submission_id: str, *where: str) -> str:

@@ -99,6 +99,13 @@ class TestRayJobs:
         assert f"Wrote RayJob {found['metadata']['name']}" in err
         assert f"coffey logs {found['spec']['jobId']} --store {project.parent}/volume/store -f" in err
 
+    @pytest.mark.parametrize("part", ["teachers", "student"])
+    def test_a_part_of_a_job_is_run_as_such(self, coffey: Coffey, part: str) -> None:
+        found = yaml.safe_load(coffey("submit", "job.yaml", "--target", "rayjob", "--part", part)[1])
+        assert found["spec"]["entrypoint"].startswith(f"coffey run job.yaml --part {part} --set cluster.address=auto ")
+        (group,) = found["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert group["groupName"] == {"teachers": "teachers", "student": "students"}[part]
+
     def test_yaml_is_written_to_a_file(self, project: Path, coffey: Coffey) -> None:
         code, out, _ = coffey("submit", "job.yaml", "--target", "rayjob", "--out", "rayjob.yaml")
         assert (code, out) == (0, "")
@@ -134,14 +141,15 @@ class TestRayJobs:
 
 
 def test_a_launcher_file_comes_with_the_commands_that_follow(project: Path, coffey: Coffey) -> None:
-    code, out, err = coffey("submit", "job.yaml", "--target", "ray-up", "--set", "train.epochs=3", "--out", "c.yaml")
+    options = ("--part", "teachers", "--set", "train.epochs=3")
+    code, out, err = coffey("submit", "job.yaml", "--target", "ray-up", *options, "--out", "c.yaml")
     assert (code, out) == (0, "")
     assert yaml.safe_load((project / "c.yaml").read_text())["provider"]["type"] == "local"
     assert [line.strip() for line in err.splitlines()[1:]] == [
         "ray get-auth-token --generate",
         "ray up c.yaml",
         "ray dashboard c.yaml",
-        "coffey submit job.yaml --set train.epochs=3 --address http://127.0.0.1:8265",
+        "coffey submit job.yaml --part teachers --set train.epochs=3 --address http://127.0.0.1:8265",
         "ray down c.yaml",
     ]
 
