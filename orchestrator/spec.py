@@ -45,6 +45,11 @@ class ClusterConfig(Config):
     launcher: LauncherConfig | None = None
     """What `coffey submit --target ray-up` needs to know."""
 
+    @property
+    def is_another(self) -> bool:
+        """Whether a cluster is described that is not this machine: one that is started for the job, or grows."""
+        return bool(self.kubernetes or self.launcher or self.may_grow_to)
+
 
 class JobSpec(Config):
     """A distillation job."""

@@ -99,6 +99,8 @@ def _print_plan(planned: "Plan") -> None:
     )
     if planned.members is not None:
         print(f"Members of the cohort train {planned.members}: {planned.members_because}")
+    for note in planned.notes:
+        print(f"Note: {note}.")
     left = sum(step.state != "done" for step in planned.steps)
     print("Nothing is left to do." if not left else f"{left} of {len(planned.steps)} steps are left.")
     if planned.fused is None:
