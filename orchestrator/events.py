@@ -182,7 +182,7 @@ class RunLog:
                 if not self._closed.is_set():
                     self.state = self.state.model_copy(update={"updated": now()})
                     self.flush()
-                    if not is_stopping and self._store.exists(_stop_key(self.state)):
+                    if not is_stopping and is_asked_to_stop(self._store, self.state):
                         is_stopping = True
                         self.append(Event(at=now(), event="said", message="Somebody asked this run to stop."))
                         self._on_stop()
@@ -244,6 +244,11 @@ def request_stop(store: ObjectStore, run: str) -> RunState:
     if state.state == "running":
         store.put_if_absent(_stop_key(state), canonical_json(StopRequest(at=now())))
     return state
+
+
+def is_asked_to_stop(store: ObjectStore, state: RunState) -> bool:
+    """Return whether somebody asked a run, or the submitted job that it is of, to end."""
+    return store.exists(_stop_key(state))
 
 
 def _batch_key(prefix: str, number: int) -> str:
