@@ -39,7 +39,7 @@ class ClusterConfig(Config):
     may_grow_to: tuple[NodeKindConfig, ...] = ()
     """Nodes that the cluster's autoscaler may add: what fits only on these waits for them, and is not refused."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Longest time that teachers, or the workers of a training, may take to find room and to start."""
+    """Longest time that teachers, the workers of a training, or small trainings may take to find room and to start."""
     kubernetes: KubernetesConfig | None = None
     """What `coffey submit --target rayjob` needs to know."""
     launcher: LauncherConfig | None = None
