@@ -162,6 +162,11 @@ def request_stop(store: ObjectStore, run: str) -> RunState:
     return state
 
 
+def is_asked_to_stop(store: ObjectStore, state: RunState) -> bool:
+    """Return whether somebody asked a run, or the submitted job that it is of, to end."""
+    return store.exists(stop_key(state))
+
+
 def batch_key(prefix: str, number: int) -> str:
     """Return where the batch of that number lies, of the run at `prefix`."""
     return f"{prefix}/events/{number:08d}.json"

@@ -64,12 +64,23 @@ def await_run(
     """
     asked_s, is_told = time.monotonic(), False
     others = set[str]()
-    while (state := _found(store, name, submission_id, others)) is None:
+    while (state := find_run(store, name, submission_id, others)) is None:
         if not is_told and time.monotonic() - asked_s > patience_s:
             is_told = True
             on_silence()
         time.sleep(poll_s)
     return state
+
+
+def find_run(store: ObjectStore, name: str, submission_id: str, others: set[str]) -> RunState | None:
+    """Return the first run of the submission; `others` are keys of runs that are not meant, and grow."""
+    keys = [stat.key for stat in store.list(f"runs/{name}/") if stat.key.endswith("/state.json")]
+    for key in sorted(set(keys) - others):  # the earliest first: names begin with the time
+        state = read_record(store, key, RunState)
+        if state.job == submission_id:
+            return state
+        others.add(key)
+    return None
 
 
 def exit_code_of_run(state: RunState) -> int:
@@ -107,24 +118,13 @@ def _ending(store: ObjectStore, state: RunState) -> str:
         case "silent":
             return f"Silent: {state.remark}."
         case "done":
-            return f"Done. Report: {store.uri}/runs/{state.run}/report.html"
+            return f"Done. Report: {store.uri}/runs/{state.run}/report.html" if state.report else "Done."
         case "failed":
             return f"Failed with code {state.exit_code}."
         case "stopped":
             return "Stopped. What is done is kept: the same job again continues."
         case "lost":
             return f"Lost: {state.remark}."
-
-
-def _found(store: ObjectStore, name: str, submission_id: str, others: set[str]) -> RunState | None:
-    """Return a run of the submission; `others` are the keys of runs that are known to be of none or another."""
-    keys = [stat.key for stat in store.list(f"runs/{name}/") if stat.key.endswith("/state.json")]
-    for key in set(keys) - others:
-        state = read_record(store, key, RunState)
-        if state.job == submission_id:
-            return state
-        others.add(key)
-    return None
 
 
 def _seconds(at: str) -> float:

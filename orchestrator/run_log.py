@@ -11,7 +11,7 @@ from cluster.errors import CoffeyError
 from cluster.identity import canonical_json
 from cluster.redaction import redacted
 from cluster.storage.protocol import ObjectStore, StoreUnreachableError
-from orchestrator.events import Event, EventBatch, RunOutcome, RunState, batch_key, now, stop_key
+from orchestrator.events import Event, EventBatch, RunOutcome, RunState, batch_key, is_asked_to_stop, now
 
 _BATCH_S = 1.0
 _HEARTBEAT_S = 5.0
@@ -138,7 +138,7 @@ class RunLog:
                     self._write_to(self._store)
                 if not is_stopping and time.monotonic() - looked_s >= self._heartbeat_s:
                     looked_s = time.monotonic()
-                    if is_stopping := self._store.exists(stop_key(self.state)):
+                    if is_stopping := is_asked_to_stop(self._store, self.state):
                         self._note(Event(at=now(), event="said", message="Somebody asked this run to stop."))
                         self._on_stop()
             except StoreUnreachableError:

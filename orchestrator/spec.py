@@ -39,12 +39,17 @@ class ClusterConfig(Config):
     may_grow_to: tuple[NodeKindConfig, ...] = ()
     """Nodes that the cluster's autoscaler may add: what fits only on these waits for them, and is not refused."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Longest time that teachers, or the workers of a training, may take to find room and to start, at first and after
-    all of them were lost."""
+    """Longest time that teachers, the workers of a training, or small trainings may take to find room and to start, at
+    first and after all of them were lost."""
     kubernetes: KubernetesConfig | None = None
     """What `coffey submit --target rayjob` needs to know."""
     launcher: LauncherConfig | None = None
     """What `coffey submit --target ray-up` needs to know."""
+
+    @property
+    def is_another(self) -> bool:
+        """Whether a cluster is described that is not this machine: one that is started for the job, or grows."""
+        return bool(self.kubernetes or self.launcher or self.may_grow_to)
 
 
 class JobSpec(Config):

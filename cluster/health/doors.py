@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
@@ -73,14 +74,19 @@ def check_ray_there(there: str, *, here: str | None) -> Finding:
 
 
 def capacity_of(dashboard: Dashboard) -> Capacity | None:
-    """Return what a cluster has in all, as its dashboard tells; None if it does not."""
+    """Return what each node of a cluster offers, as its dashboard tells; None if it does not."""
     try:
         rows = ask(dashboard, "/api/v0/nodes")["data"]["result"]["result"]
-        alive = [row["resources_total"] for row in rows if row["state"] == "ALIVE"]
-        nodes = [Capacity(float(total.get("CPU", 0)), float(total.get("GPU", 0))) for total in alive]
+        return Capacity.of_ray([_as_ray_lists(row) for row in rows])
     except (DashboardUnreachableError, LookupError, TypeError, ValueError, AttributeError):
         return None
-    return Capacity.of_nodes(nodes)
+
+
+def _as_ray_lists(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a node of the dashboard's list as `ray.nodes()` has it."""
+    resources = {str(name): float(amount) for name, amount in row["resources_total"].items()}
+    labels = {str(key): str(value) for key, value in (row.get("labels") or {}).items()}
+    return {"Alive": row["state"] == "ALIVE", "Resources": resources, "Labels": labels}
 
 
 def check_cluster_address(

@@ -128,6 +128,8 @@ class WorkerGroup(Manifest):
     max_replicas: int
     labels: dict[str, str]
     """Of the nodes of Ray, not of Kubernetes."""
+    resources: dict[str, str]
+    """What a node of Ray hands out. Stands here alone: KubeRay refuses a group with more of it in `rayStartParams`."""
     ray_start_params: dict[str, str]
     template: PodTemplate
 

@@ -7,8 +7,9 @@ from pydantic import JsonValue
 
 from cluster.config import Config
 from cluster.errors import SpecError
-from cluster.manifests.pools import POOL_LABEL, Pool
+from cluster.manifests.pools import Pool
 from cluster.manifests.spec import LauncherConfig
+from cluster.resources import NodeConfig
 
 TOKEN_FILE = "~/.ray/auth_token"  # noqa: S105  where Ray looks for the token, and `ray get-auth-token` leaves it
 _HEAD = "head"
@@ -27,6 +28,21 @@ class NodeMissingError(SpecError):
         return (
             f"cluster.launcher.{self.key}: nothing says which machine to rent; expected what the provider needs to "
             "know, such as `InstanceType: g5.xlarge` on AWS."
+        )
+
+
+class NodesAsTheyAreError(SpecError):
+    """Machines that exist would have to offer something by name, and nobody tells Ray there that they do."""
+
+    def __init__(self, pool: str, needs: str) -> None:
+        super().__init__(pool, needs)
+        self.pool, self.needs = pool, needs
+
+    def __str__(self) -> str:
+        return (
+            f"cluster.launcher.provider is local, and the {self.pool} need nodes with {self.needs}: the launcher uses "
+            "machines that exist as they are. Start Ray there yourself (`ray start --resources --labels`), and submit "
+            "with --address; or ask for nodes without it."
         )
 
 
@@ -63,10 +79,16 @@ class LauncherCluster(Config):
 
 
 def launcher_cluster(config: LauncherConfig, *, name: str, pools: Sequence[Pool]) -> LauncherCluster:
-    """Return the cluster `name` with so many machines as the pools ask for; raises `NodeMissingError`.
+    """Return the cluster `name` with so many machines as the pools ask for.
 
     Machines that exist are all used as they are.
+
+    Raises:
+        NodeMissingError: nothing says which machines to rent.
+        NodesAsTheyAreError: machines that exist are asked for resources or labels that they would have to be given.
     """
+    if config.is_local:
+        _check_plain(pools)
     return LauncherCluster(
         cluster_name=name,
         provider=config.provider,
@@ -87,6 +109,12 @@ def launcher_cluster(config: LauncherConfig, *, name: str, pools: Sequence[Pool]
     )
 
 
+def _check_plain(pools: Sequence[Pool]) -> None:
+    for pool in pools:
+        if needs := NodeConfig(custom=dict(pool.custom), labels=dict(pool.labels)).named:
+            raise NodesAsTheyAreError(pool.name, needs)
+
+
 def _node_types(config: LauncherConfig, pools: Sequence[Pool]) -> dict[str, NodeType]:
     described = {"teachers": config.teacher_node, "students": config.student_node}
     if not config.head_node:
@@ -100,8 +128,8 @@ def _node_type(pool: Pool, node: dict[str, JsonValue]) -> NodeType:
         raise NodeMissingError(f"{pool.name.removesuffix('s')}_node")
     gpus = {"GPU": pool.gpus} if pool.gpus else {}
     return NodeType(
-        resources={"CPU": pool.cpus, **gpus},
-        labels={POOL_LABEL: pool.name},
+        resources={"CPU": pool.cpus, **gpus, **pool.special},
+        labels=pool.kind.labels,
         min_workers=pool.least,
         max_workers=pool.most,
         node_config=node,

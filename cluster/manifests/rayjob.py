@@ -1,7 +1,9 @@
 """From a job's submission to the RayJob that runs it on Kubernetes."""
 
+import re
 from collections.abc import Mapping, Sequence
 
+from cluster.errors import SpecError
 from cluster.manifests.kubernetes import (
     AuthOptions,
     AutoscalerOptions,
@@ -23,12 +25,29 @@ from cluster.manifests.kubernetes import (
     VolumeMount,
     WorkerGroup,
 )
-from cluster.manifests.pools import POOL_LABEL, Pool
+from cluster.manifests.pools import Pool
 from cluster.manifests.spec import KubernetesConfig, PodConfig
 from cluster.yaml_text import dump_yaml
 
 _MAX_NAME = 47  # KubeRay adds to it, and some of the results are host names
 _VOLUME = "store"
+_EXPRESSIBLE = re.compile(r"[A-Za-z0-9_./:-]+")  # KubeRay quotes names for a shell with a single quote at each end
+_MISREAD = re.compile(r"^(cpu|memory)$|gpu$|^nvidia\.com/mig-")
+
+
+class ResourceMisreadError(SpecError):
+    """KubeRay would make something else of the name of a resource."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"resource {self.name!r}: a RayJob cannot give it to nodes, because KubeRay takes such a name for cores, "
+            "memory or GPUs, or for more than a name. Expected letters, digits and `_ . / : -`, and no `gpu` at the "
+            "end; or run the job on a cluster of your own (coffey submit --address)."
+        )
 
 
 def ray_job(
@@ -45,6 +64,9 @@ def ray_job(
 
     `working_dir` is the address of an archive that the cluster's nodes can fetch, `env` what everybody may read of the
     environment, and `ray_version` that of the image.
+
+    Raises:
+        ResourceMisreadError: nodes would need a resource that KubeRay has no way to give them.
     """
     return RayJob(
         metadata=Metadata(
@@ -90,10 +112,18 @@ def _workers(config: KubernetesConfig, pool: Pool, env: Mapping[str, str]) -> Wo
         replicas=pool.least,
         min_replicas=pool.least,
         max_replicas=pool.most,
-        labels={POOL_LABEL: pool.name},
-        ray_start_params={"num-cpus": str(pool.cpus), "num-gpus": str(pool.gpus)},
+        labels=pool.kind.labels,
+        resources={"CPU": str(pool.cpus), "GPU": str(pool.gpus), **_special(pool)},
+        ray_start_params={},
         template=_template(config, pods, _container(config, "ray-worker", resources, env)),
     )
+
+
+def _special(pool: Pool) -> dict[str, str]:
+    for name in pool.custom:
+        if not _EXPRESSIBLE.fullmatch(name) or _MISREAD.search(name.lower()):
+            raise ResourceMisreadError(name)
+    return {name: str(amount) for name, amount in pool.special.items()}
 
 
 def _resources(cpus: int, memory: str, gpus: Mapping[str, str] | None = None) -> Resources:

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -38,6 +38,14 @@ OptionalAddress = Annotated[
         metavar="URL",
         help="The dashboard of a Ray cluster, such as http://127.0.0.1:8265; by default RAY_API_SERVER_ADDRESS, unless "
         "a store is named.",
+        show_default=False,
+    ),
+]
+PartOfJob = Annotated[
+    Literal["teachers", "student"] | None,
+    typer.Option(
+        "--part",
+        help="Do one part: `teachers` up to all labels, or `student` from labels that another run makes.",
         show_default=False,
     ),
 ]

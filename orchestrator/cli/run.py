@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.options import AsJson, Overrides, Quiet, SpecFile
+from orchestrator.cli.options import AsJson, Overrides, PartOfJob, Quiet, SpecFile
 from orchestrator.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -44,13 +44,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False) -
 def run(
     spec: SpecFile,
     overrides: Overrides = None,
-    part: Annotated[
-        Literal["teachers", "student"] | None,
-        typer.Option(
-            help="Do one part: `teachers` up to all labels, or `student` from labels that another run makes.",
-            show_default=False,
-        ),
-    ] = None,
+    part: PartOfJob = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -105,6 +99,8 @@ def _print_plan(planned: "Plan") -> None:
     )
     if planned.members is not None:
         print(f"Members of the cohort train {planned.members}: {planned.members_because}")
+    for note in planned.notes:
+        print(f"Note: {note}.")
     left = sum(step.state != "done" for step in planned.steps)
     print("Nothing is left to do." if not left else f"{left} of {len(planned.steps)} steps are left.")
     if planned.fused is None:

@@ -2,17 +2,26 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from cluster.errors import EnvironmentFailure, SpecError
-from orchestrator.cli.options import AsJson, OptionalAddress, Overrides, SpecFile, address_in_environment
+from cluster.errors import AccessDenied, EnvironmentFailure, SpecError
+from orchestrator.cli.options import (
+    AsJson,
+    OptionalAddress,
+    Overrides,
+    PartOfJob,
+    SpecFile,
+    address_in_environment,
+)
 from orchestrator.cli.output import print_json
 
 if TYPE_CHECKING:
+    from orchestrator.planning.planned import Part
     from orchestrator.spec import JobSpec
     from orchestrator.submission import Submission
 
@@ -73,6 +82,7 @@ def submit(
     ] = Target.RAY,
     address: OptionalAddress = None,
     overrides: Overrides = None,
+    part: PartOfJob = None,
     apply: Annotated[bool, typer.Option("--apply", help="Hand the RayJob to `kubectl apply`.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the YAML there, in place of standard output.")
@@ -91,15 +101,17 @@ def submit(
     _check_options(target, address, apply=apply, out=out, wait=wait)
     job = load_spec(spec, overrides or ())
     if target is Target.RAY_UP:
-        _write_launcher(job, shlex.join(["coffey", "submit", str(spec), *_settings(overrides)]), out)
+        _write_launcher(job, spec, overrides or (), part or "all", out)
         return
     from orchestrator.submission import submission_of
 
-    sent = submission_of(job, spec, overrides or ())
+    sent = submission_of(job, spec, overrides or (), part or "all")
     if target is Target.RAYJOB:
         _submit_ray_job(job, sent, apply=apply, out=out, wait=wait, as_json=as_json)
     else:
-        _submit_to_ray(sent, address or address_in_environment(), wait=wait, allow_open=allow_open, as_json=as_json)
+        _submit_to_ray(
+            job, sent, address or address_in_environment(), wait=wait, allow_open=allow_open, as_json=as_json
+        )
 
 
 def _check_options(target: Target, address: str | None, *, apply: bool, out: Path | None, wait: bool) -> None:
@@ -113,7 +125,9 @@ def _check_options(target: Target, address: str | None, *, apply: bool, out: Pat
         raise typer.BadParameter("--wait waits for a job that is submitted, and this only writes YAML")
 
 
-def _submit_to_ray(sent: "Submission", address: str | None, *, wait: bool, allow_open: bool, as_json: bool) -> None:
+def _submit_to_ray(
+    job: "JobSpec", sent: "Submission", address: str | None, *, wait: bool, allow_open: bool, as_json: bool
+) -> None:
     from cluster import jobs
 
     if address is None:
@@ -135,27 +149,39 @@ def _submit_to_ray(sent: "Submission", address: str | None, *, wait: bool, allow
     elif not wait:
         print_json(facts)
     if wait:
-        _wait_on_cluster(address, sent.submission_id, facts, as_json=as_json)
+        file = sys.stderr if as_json else sys.stdout
+        try:
+            code = _wait_on_cluster(job, address, sent.submission_id, file)
+        except KeyboardInterrupt:
+            _goes_on(sent.submission_id, "--address", address)
+            raise
+        if code == _COMMAND_NOT_FOUND:
+            raise CoffeyMissingError(sent.submission_id)
+        if as_json:
+            print_json(facts | {"exit_code": code})
+        raise typer.Exit(code)
 
 
-def _wait_on_cluster(address: str, submission_id: str, facts: dict[str, object], *, as_json: bool) -> None:
+def _wait_on_cluster(job: "JobSpec", address: str, submission_id: str, file: TextIO) -> int:
+    """Follow a job by its cluster, and by its store where that is gone or knows nothing of it any more."""
     from cluster import jobs
+    from cluster.storage.open import open_store
+    from orchestrator.waiting import exit_code_by_store
 
     try:
         for piece in jobs.follow_logs(address, submission_id):
-            print(piece, end="", flush=True, file=sys.stderr if as_json else sys.stdout)
-    except KeyboardInterrupt:
-        _goes_on(submission_id, "--address", address)
-        raise
-    except EnvironmentFailure as error:
+            print(piece, end="", flush=True, file=file)
+    except (EnvironmentFailure, AccessDenied, jobs.JobUnknownError) as error:
         # The log is for people, the exit code for programs: losing the one must not lose the other.
-        print(f"coffey: the log broke off ({error}). Waiting for the job to end.", file=sys.stderr, flush=True)
-    code = jobs.wait(address, submission_id)
-    if code == _COMMAND_NOT_FOUND:
-        raise CoffeyMissingError(submission_id)
-    if as_json:
-        print_json(facts | {"exit_code": code})
-    raise typer.Exit(code)
+        _tell(f"coffey: the log broke off ({error}). Waiting for the job to end.")
+    try:
+        return jobs.wait(address, submission_id)
+    except (EnvironmentFailure, AccessDenied, jobs.JobUnknownError) as error:
+        _tell(f"coffey: {error}\nLooking into the store {job.store}.")
+        code = exit_code_by_store(open_store(job.store), job.name, submission_id, file)
+        if code is None:
+            raise
+        return code
 
 
 def _submit_ray_job(
@@ -184,13 +210,21 @@ def _submit_ray_job(
 
 def _wait_on_store(job: "JobSpec", submission_id: str, rayjob: str, facts: dict[str, object], *, as_json: bool) -> None:
     from cluster.storage.patience import open_patiently
-    from orchestrator.following import await_run, exit_code_of_run, tell_run
+    from orchestrator.following import exit_code_of_run
+    from orchestrator.waiting import await_job
 
-    place = open_patiently(job.store)
+    place, kubernetes = open_patiently(job.store), job.cluster.kubernetes
     silence = f"No sign of the job yet: `kubectl describe rayjob {rayjob}` says what its cluster waits for."
     try:
-        state = await_run(place, job.name, submission_id, on_silence=lambda: _tell(silence))
-        state = tell_run(place, state, sys.stderr if as_json else sys.stdout, follow=True)
+        state = await_job(
+            place,
+            job.name,
+            submission_id,
+            sys.stderr if as_json else sys.stdout,
+            retries=kubernetes.retries if kubernetes else 0,
+            within_s=job.cluster.start_timeout_s,
+            on_silence=lambda: _tell(silence),
+        )
     except KeyboardInterrupt:
         _goes_on(submission_id, "--store", job.store)
         raise
@@ -200,10 +234,11 @@ def _wait_on_store(job: "JobSpec", submission_id: str, rayjob: str, facts: dict[
     raise typer.Exit(code)
 
 
-def _write_launcher(job: "JobSpec", submit_again: str, out: Path | None) -> None:
-    from orchestrator.submission import render_launcher
+def _write_launcher(job: "JobSpec", spec: Path, overrides: Sequence[str], part: "Part", out: Path | None) -> None:
+    from orchestrator.submission import chosen, render_launcher
 
-    text = render_launcher(job)
+    text, growth = render_launcher(job, part)
+    submit_again = shlex.join(["coffey", "submit", str(spec), *chosen([*overrides, *growth], part)])
     if out is None:
         print(text, end="", flush=True)
     else:
@@ -225,10 +260,6 @@ def _write(out: Path, text: str) -> None:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ManifestNotWrittenError(str(out), str(error.strerror)) from error
-
-
-def _settings(overrides: list[str] | None) -> list[str]:
-    return [word for setting in overrides or () for word in ("--set", setting)]
 
 
 def _ways_on(submission_id: str, *where: str) -> str:

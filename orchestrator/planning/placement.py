@@ -1,6 +1,6 @@
 """What runs at the same time as what, on a cluster of a given size. Pure: it neither asks nor changes a cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ from cluster.errors import EnvironmentFailure
 from cluster.resources import ResourceConfig
 from cluster.session import Capacity
 from orchestrator.planning.room import Demand, have_room, nodes_of, num_places, suits
+from orchestrator.spec import ClusterConfig
 from students.spec import TrainConfig
 from teachers.spec import TeacherConfig
 
@@ -24,6 +25,10 @@ class DoesNotFitError(EnvironmentFailure):
             f"{self.what} needs {self.asked}; the cluster has {self.found}, so it would wait forever. Ask for less, or "
             "give the cluster more (cluster.address, cluster.cpus), or say what it may grow to (cluster.may_grow_to)."
         )
+
+
+class NoSuchNodeError(DoesNotFitError):
+    """Something asks for a kind of node that the cluster has none of."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,23 @@ def misfits(
         demands |= {f"training on {train.min_workers} workers": demand_of_training(train)}
     for what, demand in demands.items():
         if not have_room([demand], capacity):
-            yield DoesNotFitError(what, _asked(demand, capacity), _found(demand.each, capacity))
+            is_suited = any(suits(node, demand.each) for node in nodes_of(capacity))
+            kind = DoesNotFitError if is_suited else NoSuchNodeError
+            yield kind(what, _asked(demand, capacity), _found(demand.each, capacity))
+
+
+def unanswered(found: Iterable[DoesNotFitError], cluster: ClusterConfig) -> tuple[str, ...]:
+    """Return in words which misfits of this machine say nothing of a job that names no address; raises any other.
+
+    Which accelerators a machine has only Ray tells, and it has no labels; and a job that describes a cluster which is
+    started for it, or grows, is not meant for this machine.
+    """
+    told = []
+    for misfit in found:
+        if not cluster.is_another and not isinstance(misfit, NoSuchNodeError):
+            raise misfit
+        told.append(f"{misfit.what} needs {misfit.asked}: whether there is room is seen when the job's cluster answers")
+    return tuple(told)
 
 
 def demand_of_teacher(teacher: TeacherConfig) -> Demand:

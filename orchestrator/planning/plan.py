@@ -13,7 +13,7 @@ from cluster.shards.labelset import LabelSetRecord
 from cluster.shards.records import read_record
 from cluster.storage.protocol import ObjectStore
 from orchestrator.planning.labelled import Labelled, teachers_left_out, unread_label_sets
-from orchestrator.planning.placement import Placement, check_room, place
+from orchestrator.planning.placement import Placement, misfits, place, unanswered
 from orchestrator.planning.planned import Part, PlannedStep, StepKind, StepState
 from orchestrator.resolution.beside import loaded_beside
 from orchestrator.resolution.labellers import ResolvedTeacher
@@ -43,36 +43,43 @@ class Plan(Config):
     members: Literal["side by side", "in turns"] | None = None
     """How students that exchange weights share the cluster; None where there are none, or nobody knows yet."""
     members_because: str = ""
+    notes: tuple[str, ...] = ()
+    """What only the cluster of the job can say."""
 
 
 def make_plan(spec: JobSpec, store: ObjectStore) -> Plan:
     """Say what is done and what is left.
 
-    A cluster at an address is taken to be large enough; what does not fit is said when the run reaches it.
+    A cluster at an address is taken to be large enough; what does not fit is said when the run reaches it. Without an
+    address it is one that is started on this machine, as far as that can have what the job asks for.
 
     Raises:
+        DoesNotFitError: the cluster would be one on this machine, and that is too small.
         SealMisfitError: labels that count as complete are not those of their data set.
         BadRecordError, ForeignLabelsError: a record in the store cannot be read, or is that of other labels; and what
             `resolve` raises.
     """
     inspection = Inspection(resolve(spec), store)
     inspection.check_seals()
-    placement = None
+    placement: Placement | None = None
+    notes: tuple[str, ...] = ()
     if spec.cluster.address is None:
         capacity = local_capacity(spec.cluster.cpus)
-        inspection.check_room(capacity)
-        placement = inspection.place(capacity)
+        notes = unanswered(misfits(*inspection.left(), capacity), spec.cluster)
+        placement = None if notes else inspection.place(capacity)
+    asked = "the job's cluster" if notes else "the cluster at cluster.address"
     fused, fused_because = fused_when(spec.fusion, spec.objective) if spec.teachers else (None, "there are no teachers")
     return Plan(
         name=spec.name,
         store=store.uri,
         steps=inspection.steps(),
         pipelined=placement.pipelined if placement else False,
-        pipelined_because=placement.because if placement else "decided when the cluster at cluster.address answers",
+        pipelined_because=placement.because if placement else f"decided when {asked} answers",
         fused=fused,
         fused_because=fused_because,
         members=placement.members if placement else None,
         members_because=placement.members_because if placement else "",
+        notes=notes,
     )
 
 
@@ -234,10 +241,6 @@ class Inspection:
     def trainings(self) -> tuple[PlannedStep, ...]:
         """Look for all that the student's model is trained for, in order: the generations, then the student."""
         return *map(self.generation, self._job.generations), self.train()
-
-    def check_room(self, capacity: Capacity) -> None:
-        """Raise `DoesNotFitError` if something that is left has no room in the cluster and would wait forever."""
-        check_room(*self.left(), capacity)
 
     def left(self, part: Part = "all") -> tuple[list[TeacherConfig], TrainConfig | None]:
         """Return who needs room for a part of the job.

@@ -10,7 +10,8 @@ from cluster.shards.records import read_record
 from cluster.tasks import result_of
 from orchestrator.context import RunContext
 from orchestrator.planning.planned import Part, PlannedStep
-from students.alone import start_alone
+from students.alone import TrainingsLateError, open_attendance, start_alone
+from students.attendance import Attendance
 from students.members import groups_of
 from students.task import Execution, ProgressRecord, TrainedRecord, TrainingTask
 
@@ -33,13 +34,18 @@ def fit(context: RunContext, part: Part = "all") -> None:
     Raises:
         CoffeyError: what a training raised on purpose.
         TaskLostError: its process died more often than it is repeated.
+        TrainingsLateError: none of them has run for `cluster.start_timeout_s`. While one does, others may wait for it.
     """
     fittings = [fitting for fitting in _fittings(context, part) if fitting.planned.state != "done"]
+    if not fittings:
+        return
+    attendance = open_attendance()
     for fitting in fittings:
         context.started(fitting.planned)
-        fitting.running = {_start(context, task, fitting.resources) for task in fitting.tasks}
+        fitting.running = {_start(context, task, fitting.resources, attendance) for task in fitting.tasks}
     while fittings:
         _settle([ref for fitting in fittings for ref in fitting.running], fittings)
+        _check_attendance(context, attendance, fittings)
         for fitting in [fitting for fitting in fittings if not fitting.running]:
             _finish(context, fitting)
             fittings.remove(fitting)
@@ -63,9 +69,11 @@ def _fittings(context: RunContext, part: Part) -> list[_Fitting]:
     return fittings
 
 
-def _start(context: RunContext, task: TrainingTask, resources: ResourceConfig) -> "ray.ObjectRef[TrainedRecord]":
+def _start(
+    context: RunContext, task: TrainingTask, resources: ResourceConfig, attendance: "ray.ActorHandle[Attendance]"
+) -> "ray.ObjectRef[TrainedRecord]":
     execution = Execution(checkpoint_every_s=context.job.spec.train.checkpoint_every_s, threads=resources.num_threads)
-    return start_alone(context.store.uri, task, execution, on=resources)
+    return start_alone(context.store.uri, task, execution, on=resources, attendance=attendance)
 
 
 def _finish(context: RunContext, fitting: _Fitting) -> None:
@@ -82,6 +90,15 @@ def _settle(running: "list[ray.ObjectRef[TrainedRecord]]", fittings: Sequence[_F
         result_of(ref)
         for fitting in fittings:
             fitting.running.discard(ref)
+
+
+def _check_attendance(
+    context: RunContext, attendance: "ray.ActorHandle[Attendance]", fittings: Sequence[_Fitting]
+) -> None:
+    timeout_s = context.job.spec.cluster.start_timeout_s
+    waiting = tuple(f"{it.planned.name} (needs {it.resources})" for it in fittings if it.running)
+    if waiting and ray.get(attendance.absent_s.remote()) > timeout_s:
+        raise TrainingsLateError(waiting, timeout_s)
 
 
 def _note(context: RunContext, fitting: _Fitting) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pickle
 import re
 from fractions import Fraction
 from functools import cache
@@ -14,20 +15,23 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.autoscaler._private.kuberay import autoscaling_config as ray_autoscaling
 
 from cluster.errors import EnvironmentFailure, SpecError
 from cluster.manifests import kubectl
-from cluster.manifests.launcher import NodeMissingError, launcher_cluster
-from cluster.manifests.pools import Pool, Unit, pool_of
-from cluster.manifests.rayjob import name_of, ray_job
+from cluster.manifests.launcher import NodeMissingError, NodesAsTheyAreError, launcher_cluster
+from cluster.manifests.pools import NodeNotToBeHadError, Pool, Unit, UnlikeNodesError, pool_of
+from cluster.manifests.rayjob import ResourceMisreadError, name_of, ray_job
 from cluster.manifests.secrecy import SecretInManifestError, refuse_secrets
 from cluster.manifests.spec import KubernetesConfig, LauncherConfig
+from cluster.resources import NodeConfig, ResourceConfig
 from cluster.yaml_text import dump_yaml
 
 CRDS = os.environ.get("COFFEY_KUBERAY_CRDS")
 """KubeRay's custom resource definitions, which are not part of this project."""
 
 TEACHERS, STUDENTS = Pool("teachers", 4, 1, 2, 8), Pool("students", 2, 1, 2, 2)
+SPECIAL = Pool("teachers", 4, 1, 2, 8, custom={"licence": 2}, labels={"zone": "a"}, accelerator="L4")
 ENTRYPOINT = "coffey run 'jobs/no data.yaml' --set cluster.address=auto --set 'student.name=\"s 1\"'"
 
 PLAIN = KubernetesConfig(image="registry.example/coffey:1")
@@ -110,7 +114,7 @@ def launcher_schema() -> dict[str, Any]:
 
 class TestRayJobs:
     @pytest.mark.parametrize("config", [PLAIN, FULL])
-    @pytest.mark.parametrize("pools", [(TEACHERS, STUDENTS), (Pool("students", 1, 0, 1, 1),)])
+    @pytest.mark.parametrize("pools", [(TEACHERS, STUDENTS), (Pool("students", 1, 0, 1, 1),), (SPECIAL,)])
     def test_kuberay_knows_every_key_and_takes_every_value(
         self, config: KubernetesConfig, pools: tuple[Pool, ...]
     ) -> None:
@@ -168,7 +172,8 @@ class TestRayJobs:
             ("teachers", 2, 8),
             ("students", 2, 2),
         ]
-        assert teachers["rayStartParams"] == {"num-cpus": "4", "num-gpus": "1"}
+        # KubeRay refuses a group that says more of resources in the other place.
+        assert (teachers["resources"], teachers["rayStartParams"]) == ({"CPU": "4", "GPU": "1"}, {})
         assert teachers["labels"] == {"coffey.pool": "teachers"}
         (container,) = teachers["template"]["spec"]["containers"]
         wanted = {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
@@ -179,6 +184,24 @@ class TestRayJobs:
     def test_a_pool_without_gpus_asks_for_none(self) -> None:
         (group,) = rendered(PLAIN, Pool("students", 1, 0, 1, 1))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         assert set(group["template"]["spec"]["containers"][0]["resources"]["limits"]) == {"cpu", "memory"}
+
+    def test_nodes_offer_by_name_what_the_job_asks_for_by_name(self) -> None:
+        cluster = rendered(FULL, SPECIAL)["spec"]["rayClusterSpec"]
+        (group,) = cluster["workerGroupSpecs"]
+        assert group["resources"] == {"CPU": "4", "GPU": "1", "licence": "2", "accelerator_type:L4": "1"}
+        assert group["labels"] == {"coffey.pool": "teachers", "zone": "a"}
+        # Oracle: Ray's own reading of such a group, by which it decides how many nodes to ask for.
+        node = ray_autoscaling._node_type_from_group_spec(group, is_head=False)
+        offered = {name: amount for name, amount in node["resources"].items() if name != "memory"}
+        assert offered == {"CPU": 4, "GPU": 1, "licence": 2, "accelerator_type:L4": 1}
+        assert node["labels"] == {"coffey.pool": "teachers", "zone": "a"}
+
+    @pytest.mark.parametrize("name", ["Memory", "cpu", "fpgu/gpu", "my_GPU", "nvidia.com/mig-1g.5gb", "o'clock", "a b"])
+    def test_a_resource_that_kuberay_would_take_for_another_is_refused_by_name(self, name: str) -> None:
+        with pytest.raises(ResourceMisreadError) as error:
+            rendered(PLAIN, Pool("students", 1, 0, 1, 1, custom={name: 1}))
+        assert repr(name) in str(error.value)
+        assert isinstance(error.value, SpecError)
 
     def test_every_pod_may_enter_the_store_by_reference(self) -> None:
         cluster = rendered(FULL)["spec"]["rayClusterSpec"]
@@ -220,6 +243,20 @@ class TestLauncher:
             "node_config": {"InstanceType": "g5.xlarge"},
         }
 
+    def test_rented_machines_offer_by_name_what_the_job_asks_for_by_name(self) -> None:
+        found = launcher_cluster(RENTED, name="job", pools=(SPECIAL, STUDENTS)).tree()
+        jsonschema.validate(found, launcher_schema())
+        teachers = found["available_node_types"]["teachers"]
+        assert teachers["resources"] == {"CPU": 4, "GPU": 1, "licence": 2, "accelerator_type:L4": 1}
+        assert teachers["labels"] == {"coffey.pool": "teachers", "zone": "a"}
+
+    def test_machines_that_exist_are_given_no_names(self) -> None:
+        with pytest.raises(NodesAsTheyAreError, match="the teachers need nodes with 2 licence, label zone=a") as error:
+            launcher_cluster(OWN, name="job", pools=(STUDENTS, SPECIAL))
+        assert isinstance(error.value, SpecError)
+        # Of its accelerator a machine tells by itself.
+        launcher_cluster(OWN, name="job", pools=(Pool("teachers", 4, 1, 2, 8, accelerator="L4"),))
+
     def test_ray_is_started_with_a_token_that_the_file_does_not_hold(self) -> None:
         found = launcher_cluster(RENTED, name="job", pools=(TEACHERS, STUDENTS)).tree()
         starts = [
@@ -260,17 +297,19 @@ class TestPools:
     @pytest.mark.parametrize(
         ("units", "expected"),
         [
-            ([Unit(1, 0, 1, 1)], (1, 0, 1, 1)),
-            ([Unit(4, 1, 1, 8)], (4, 1, 1, 8)),
-            ([Unit(1, 0.5, 1, 3)], (2, 1, 1, 2)),  # two share a GPU, and each has its core
-            ([Unit(1, 0.5, 1, 1)], (1, 1, 1, 1)),
-            ([Unit(0.5, 0, 4, 4)], (1, 0, 2, 2)),
-            ([Unit(2, 0, 3, 3), Unit(8, 2, 1, 2)], (8, 2, 2, 3)),
-            ([Unit(2, 1, 0, 2)], (2, 1, 0, 2)),
+            ([(1, 0, 1, 1)], (1, 0, 1, 1)),
+            ([(4, 1, 1, 8)], (4, 1, 1, 8)),
+            ([(1, 0.5, 1, 3)], (2, 1, 1, 2)),  # two share a GPU, and each has its core
+            ([(1, 0.5, 1, 1)], (1, 1, 1, 1)),
+            ([(0.5, 0, 4, 4)], (1, 0, 2, 2)),
+            ([(2, 0, 3, 3), (8, 2, 1, 2)], (8, 2, 2, 3)),
+            ([(2, 1, 0, 2)], (2, 1, 0, 2)),
         ],
     )
-    def test_sizes_by_hand(self, units: list[Unit], expected: tuple[int, int, int, int]) -> None:
-        pool = pool_of("teachers", units)
+    def test_sizes_by_hand(
+        self, units: list[tuple[float, float, int, int]], expected: tuple[int, int, int, int]
+    ) -> None:
+        pool = pool_of("teachers", [unit(*numbers) for numbers in units])
         assert pool is not None
         assert (pool.cpus, pool.gpus, pool.least, pool.most) == expected
 
@@ -284,30 +323,87 @@ class TestPools:
                 st.sampled_from([0, 0.1, 0.25, 0.3, 0.5, 1, 2]),
                 st.integers(0, 5),
                 st.integers(1, 5),
+                st.sampled_from([None, 0.25, 0.3, 1, 1.5, 3]),
             ),
             min_size=1,
             max_size=4,
         )
     )
-    def test_nodes_of_the_pool_hold_everybody_at_once(self, drawn: list[tuple[float, float, int, int]]) -> None:
-        units = [Unit(cpus, gpus, least, least + more) for cpus, gpus, least, more in drawn]
+    def test_nodes_of_the_pool_hold_everybody_at_once(
+        self, drawn: list[tuple[float, float, int, int, float | None]]
+    ) -> None:
+        units = [
+            unit(cpus, gpus, least, least + more, custom={"licence": licence} if licence else {})
+            for cpus, gpus, least, more, licence in drawn
+        ]
         pool = pool_of("teachers", units)
         assert pool is not None
         assert filled(pool, [(unit, unit.most) for unit in units]) <= pool.most
         assert filled(pool, [(unit, unit.least) for unit in units]) <= pool.least
 
+    def test_a_node_offers_all_that_anybody_asks_for_by_name(self) -> None:
+        pool = pool_of(
+            "teachers",
+            [
+                unit(1, 0.5, 1, 8, custom={"licence": 1.5}, labels={"zone": "a"}),
+                unit(1, 1, 1, 1, labels={"zone": "a", "disk": "ssd", "coffey.pool": "teachers"}, accelerator="L4"),
+                unit(1, 0, 1, 1),
+            ],
+        )
+        assert pool == Pool("teachers", 2, 1, 3, 6, {"licence": 3}, {"zone": "a", "disk": "ssd"}, "L4")
+        # What a job is told of the nodes is what Ray is told of them.
+        assert pool.kind.labels == {"coffey.pool": "teachers", "zone": "a", "disk": "ssd"}
+        assert set(pool.special) == set(pool.kind.special)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "said"),
+        [
+            (
+                {"accelerator": "L4"},
+                {"accelerator": "A100"},
+                "one needs accelerator=L4, and other needs accelerator=A1",
+            ),
+            ({"labels": {"zone": "a"}}, {"labels": {"zone": "b"}}, "one needs zone=a, and other needs zone=b"),
+        ],
+    )
+    def test_those_who_need_different_nodes_are_named(
+        self, first: dict[str, Any], second: dict[str, Any], said: str
+    ) -> None:
+        units = [unit(1, 1, 1, 1, who="one", **first), unit(1, 1, 1, 1, who="other", **second)]
+        with pytest.raises(UnlikeNodesError, match=said) as error:
+            pool_of("teachers", units)
+        assert isinstance(error.value, SpecError)
+        assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+    @pytest.mark.parametrize(
+        ("needs", "said"),
+        [
+            ({"accelerator": "TPU-V4"}, "teacher a needs accelerator TPU-V4, and the nodes .* have no GPU"),
+            ({"labels": {"coffey.pool": "students"}}, "teacher a needs label coffey.pool=students, and the nodes "),
+        ],
+    )
+    def test_a_node_that_cannot_be_had_is_refused_by_what_it_lacks(self, needs: dict[str, Any], said: str) -> None:
+        with pytest.raises(NodeNotToBeHadError, match=said) as error:
+            pool_of("teachers", [unit(1, 0, 1, 1, who="teacher a", **needs)])
+        assert isinstance(error.value, SpecError)
+
+
+def unit(cpus: float, gpus: float, least: int, most: int, *, who: str = "teacher a", **needs: Any) -> Unit:
+    each = ResourceConfig(cpu=cpus, gpu=gpus, **NodeConfig.model_validate(needs).model_dump())
+    return Unit(who, each, least, most)
+
 
 def filled(pool: Pool, counts: list[tuple[Unit, int]]) -> int:
     """Return how many nodes are taken if each unit gets nodes of its own, filled one by one, in exact arithmetic."""
-    nodes = 0
-    for unit, count in counts:
-        left = (Fraction(0), Fraction(0))
-        need = (Fraction(str(unit.cpus)), Fraction(str(unit.gpus)))
+    nodes, node = 0, {"CPU": pool.cpus, "GPU": pool.gpus, **pool.custom}
+    for each, count in counts:
+        need = {name: Fraction(str(amount)) for name, amount in each.each.amounts.items()}
+        left = dict.fromkeys(need, Fraction(0))
         for _ in range(count):
-            if left[0] < need[0] or left[1] < need[1]:
-                nodes, left = nodes + 1, (Fraction(pool.cpus), Fraction(pool.gpus))
-            left = (left[0] - need[0], left[1] - need[1])
-            assert min(left) >= 0, "one of them is larger than a node"
+            if any(left[name] < amount for name, amount in need.items()):
+                nodes, left = nodes + 1, {name: Fraction(node[name]) for name in need}
+            left = {name: left[name] - amount for name, amount in need.items()}
+            assert min(left.values()) >= 0, "one of them is larger than a node"
     return nodes
 
 

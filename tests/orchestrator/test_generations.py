@@ -20,7 +20,7 @@ from orchestrator.context import RunContext
 from orchestrator.figures.evaluation import EvaluationRecord
 from orchestrator.load import dump_spec, parse_spec
 from orchestrator.planning.labelled import SealMisfitError
-from orchestrator.planning.placement import DoesNotFitError
+from orchestrator.planning.placement import DoesNotFitError, check_room
 from orchestrator.planning.plan import Inspection, make_plan
 from orchestrator.publishing import publish_report
 from orchestrator.report.record import Report
@@ -240,7 +240,7 @@ def test_a_plan_whose_first_generation_is_trained_does_not_say_that_the_student_
 def test_a_generation_that_is_larger_than_the_cluster_is_found_out_before_anything_runs(files: Path) -> None:
     job = job_of(files, *ALONE, "generations={count: 2, resources: {cpu: 3}}")
     with pytest.raises(DoesNotFitError, match="teacher generation-0 needs 3 CPU"):
-        Inspection(job, open_store(job.spec.store)).check_room(Capacity(cpus=2, gpus=0))
+        check_room(*Inspection(job, open_store(job.spec.store)).left(), Capacity(cpus=2, gpus=0))
 
 
 @pytest.mark.parametrize(

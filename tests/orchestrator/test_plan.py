@@ -18,7 +18,7 @@ from cluster.shards.records import publish_record, read_record
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, ObjectStore
 from orchestrator.planning.labelled import SealMisfitError
-from orchestrator.planning.placement import DoesNotFitError
+from orchestrator.planning.placement import DoesNotFitError, check_room
 from orchestrator.planning.plan import Inspection, make_plan
 from orchestrator.planning.planned import PlannedStep
 from orchestrator.resolution.resolve import Job, resolve
@@ -421,13 +421,41 @@ class TestRoom:
         with pytest.raises(DoesNotFitError, match=what):
             make_plan(job_spec(files, override), store)
 
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            ("teachers.given.resources={cpu: 1, accelerator: A100}",),
+            ("teachers.given.resources.labels={zone: a}",),
+            ("teachers.given.resources.custom={licence: 1}",),
+            ("teachers.given.replicas=3", "cluster.may_grow_to=[{nodes: 3, cpus: 1}]"),
+            ("teachers.given.replicas=3", "cluster.kubernetes={image: coffey}"),
+            ("teachers.given.replicas=3", "cluster.launcher={provider: {type: aws}}"),
+        ],
+    )
+    def test_what_this_machine_cannot_tell_is_a_note(
+        self, files: Path, store: DirectoryStore, overrides: tuple[str, ...]
+    ) -> None:
+        plan = make_plan(job_spec(files, *overrides), store)
+        (note,) = plan.notes
+        assert note.startswith("teacher given needs ")
+        assert note.endswith("is seen when the job's cluster answers")
+        assert (plan.pipelined, plan.pipelined_because) == (False, "decided when the job's cluster answers")
+        assert make_plan(job_spec(files, *overrides, "cluster.address=auto"), store).notes == ()
+
+    def test_what_this_machine_can_tell_is_refused_beside_what_it_cannot(
+        self, files: Path, store: DirectoryStore
+    ) -> None:
+        spec = job_spec(files, "teachers.given.resources={accelerator: A100}", "train.workers=3")
+        with pytest.raises(DoesNotFitError, match="training on 3 workers needs 3 CPU"):
+            make_plan(spec, store)
+
     def test_what_is_done_needs_no_room(self, finished: Path) -> None:
         huge = job_spec(
             finished, "teachers.given.resources.gpu=8", "train.workers=8", "teachers.fitted.resources.cpu=99"
         )
         store, job = DirectoryStore(finished / "store"), resolve(huge)
         assert {step.state for step in make_plan(huge, store).steps} == {"done"}
-        Inspection(job, store).check_room(Capacity(1, 0))
+        check_room(*Inspection(job, store).left(), Capacity(1, 0))
 
         store.delete(job.students[0].record_key)
         with pytest.raises(DoesNotFitError, match="training on 8 workers"):
@@ -443,4 +471,4 @@ class TestRoom:
         assert task is not None
         store.delete(task.record_key)
         with pytest.raises(DoesNotFitError, match="teacher fitted" if lost == "fit" else "training on"):
-            Inspection(huge, store).check_room(Capacity(2, 0))
+            check_room(*Inspection(huge, store).left(), Capacity(2, 0))

@@ -116,8 +116,16 @@ def test_the_ray_of_a_cluster_is_compared_with_ours(there: str, verdict: str, fo
 def test_the_room_of_a_cluster_is_that_of_the_nodes_that_live() -> None:
     with serving("127.0.0.1", room=nodes({"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0, "memory": 1e9})) as (url, _):
         found = capacity_of(enter_dashboard(url, allow_open=True))
-    assert found == Capacity(12, 2, (Capacity(8, 0), Capacity(4, 2)))
-    for body, expected in ((nodes({"CPU": 8.0}, state="DEAD"), Capacity(0, 0)), (b"?", None), (b'{"data": []}', None)):
+    assert found == Capacity(12, 2, (Capacity(8, 0), Capacity(4, 2, special={"memory": 1e9})))
+    with serving("127.0.0.1", room=nodes({"CPU": 1.0, "licence": 2.0}, labels={"zone": "a"})) as (url, _):
+        found = capacity_of(enter_dashboard(url, allow_open=True))
+    assert found == Capacity(1, 0, (Capacity(1, 0, special={"licence": 2.0}, labels={"zone": "a"}),))
+    for body, expected in (
+        (nodes({"CPU": 8.0}, state="DEAD"), Capacity(0, 0)),
+        (nodes({"CPU": "many"}), None),  # type: ignore[dict-item]
+        (b"?", None),
+        (b'{"data": []}', None),
+    ):
         with serving("127.0.0.1", room=body) as (url, _):
             assert capacity_of(enter_dashboard(url, allow_open=True)) == expected
 
@@ -177,6 +185,11 @@ def test_a_real_head_is_fine_and_tells_its_room(ray_head: RayHead, monkeypatch: 
     findings, dashboard = check_dashboard(ray_head.url)
     assert [it.verdict for it in findings] == ["OK"] * 4
     assert dashboard is not None
-    assert capacity_of(dashboard) == Capacity(8, 0, (Capacity(8, 0),))
+    capacity = capacity_of(dashboard)
+    assert capacity is not None
+    assert (capacity.cpus, capacity.gpus, len(capacity.nodes)) == (8, 0, 1)
+    # What Ray itself says of every node.
+    assert {"memory", "object_store_memory"} <= set(capacity.nodes[0].special)
+    assert "ray.io/node-id" in capacity.nodes[0].labels
     assert check_cluster_address(ray_head.address).verdict == "OK"
     assert check_cluster_address("auto", {"TMPDIR": "/nowhere"}).verdict == "OK"

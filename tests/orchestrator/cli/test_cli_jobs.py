@@ -5,14 +5,19 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import stamina
 import yaml
 
+from cluster import jobs
 from cluster.identity import canonical_json
+from cluster.package import Package
 from cluster.storage.directory import DirectoryStore
 from orchestrator.cli.app import exit_code_of
 from orchestrator.events import Event, EventBatch, RunState
+from tests.fixtures.ray_head import free_ports
 
 SPEC = """\
 name: no-data
@@ -99,6 +104,13 @@ class TestRayJobs:
         assert f"Wrote RayJob {found['metadata']['name']}" in err
         assert f"coffey logs {found['spec']['jobId']} --store {project.parent}/volume/store -f" in err
 
+    @pytest.mark.parametrize("part", ["teachers", "student"])
+    def test_a_part_of_a_job_is_run_as_such(self, coffey: Coffey, part: str) -> None:
+        found = yaml.safe_load(coffey("submit", "job.yaml", "--target", "rayjob", "--part", part)[1])
+        assert found["spec"]["entrypoint"].startswith(f"coffey run job.yaml --part {part} --set cluster.address=auto ")
+        (group,) = found["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert group["groupName"] == {"teachers": "teachers", "student": "students"}[part]
+
     def test_yaml_is_written_to_a_file(self, project: Path, coffey: Coffey) -> None:
         code, out, _ = coffey("submit", "job.yaml", "--target", "rayjob", "--out", "rayjob.yaml")
         assert (code, out) == (0, "")
@@ -132,16 +144,71 @@ class TestRayJobs:
         assert "no sign of life since 2026-01-01" in out
         assert "Start the job again: it continues" in err
 
+    def test_an_attempt_that_failed_is_followed_by_the_next(
+        self, project: Path, coffey: Coffey, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prepare_kubectl(project, monkeypatch, state(state="failed", exit_code=7))
+        runs = project.parent / "volume" / "store" / "runs" / "no-data"
+        with (project.parent / "kubectl").open("a") as script:
+            script.write(f"mkdir -p {runs}/2\n")
+            script.write(
+                f"sed 's|data/1|data/2|; s/failed/done/; s/:7/:0/' {runs}/1/state.json > {runs}/2/state.json\n"
+            )
+        again = ("--set", "cluster.kubernetes.retries=1")
+        code, out, _ = coffey("submit", "job.yaml", "--target", "rayjob", "--apply", "--wait", *again)
+        assert code == 0
+        assert out.splitlines()[1:] == [
+            "Failed with code 7.",
+            "Attempt 1 of 2 has ended. Waiting for the next one.",
+            "Done.",
+        ]
+
+
+class TestClustersThatGo:
+    """The dashboard took the job, and does not answer any more."""
+
+    @pytest.fixture
+    def waited(
+        self, project: Path, coffey: Coffey, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[RunState | None], Any]:
+        gone = f"http://127.0.0.1:{free_ports(1)[0]}"
+
+        def submit_and_wait(run: RunState | None) -> tuple[int, str, str]:
+            def take(_address: str, *, submission_id: str, **_job: object) -> Package:
+                if run is not None:
+                    store = DirectoryStore(project.parent / "volume" / "store")
+                    store.put(
+                        "runs/no-data/1/state.json", canonical_json(run.model_copy(update={"job": submission_id}))
+                    )
+                return Package(project, 1, 1)
+
+            monkeypatch.setattr(jobs, "submit", take)
+            with stamina.set_testing(True):
+                return coffey("submit", "job.yaml", "--address", gone, "--wait")
+
+        return submit_and_wait
+
+    def test_the_store_tells_how_the_job_ended(self, waited: Callable[[RunState | None], Any]) -> None:
+        code, out, err = waited(state(state="failed", exit_code=7))
+        assert (code, out.splitlines()[-1]) == (7, "Failed with code 7.")
+        assert "Looking into the store" in err
+
+    def test_without_a_run_the_cluster_is_what_is_missing(self, waited: Callable[[RunState | None], Any]) -> None:
+        code, _, err = waited(None)
+        assert code == 3
+        assert "no Ray dashboard answers" in err.splitlines()[-1]
+
 
 def test_a_launcher_file_comes_with_the_commands_that_follow(project: Path, coffey: Coffey) -> None:
-    code, out, err = coffey("submit", "job.yaml", "--target", "ray-up", "--set", "train.epochs=3", "--out", "c.yaml")
+    options = ("--part", "teachers", "--set", "train.epochs=3")
+    code, out, err = coffey("submit", "job.yaml", "--target", "ray-up", *options, "--out", "c.yaml")
     assert (code, out) == (0, "")
     assert yaml.safe_load((project / "c.yaml").read_text())["provider"]["type"] == "local"
     assert [line.strip() for line in err.splitlines()[1:]] == [
         "ray get-auth-token --generate",
         "ray up c.yaml",
         "ray dashboard c.yaml",
-        "coffey submit job.yaml --set train.epochs=3 --address http://127.0.0.1:8265",
+        "coffey submit job.yaml --part teachers --set train.epochs=3 --address http://127.0.0.1:8265",
         "ray down c.yaml",
     ]
 
@@ -174,7 +241,7 @@ class TestRuns:
     def test_a_run_is_found_by_its_spec_its_store_its_name_and_its_job(
         self, coffey: Coffey, store: DirectoryStore, how: list[str]
     ) -> None:
-        write_run(store, said("hello"), state="done", exit_code=0, job="no-data-0a1b2c3d")
+        write_run(store, said("hello"), state="done", exit_code=0, report=True, job="no-data-0a1b2c3d")
         how = [word.format(store=store.uri) for word in how]
         assert coffey("logs", *how)[:2] == (0, f"hello\nDone. Report: {store.uri}/runs/no-data/1/report.html\n")
         assert coffey("logs", *how, "-f")[0] == 0
