@@ -125,7 +125,7 @@ def test_a_run_that_fell_silent_is_told_so_once_and_followed_to_its_end(store: D
         def get(self, key: str) -> memoryview:
             self.looks += key.endswith("/state.json")
             if self.looks == 2:
-                written(store, *STORY[:1], state="done", exit_code=0)
+                written(store, *STORY[:1], state="done", exit_code=0, report=True)
             return super().get(key)
 
     updated = (datetime.now(UTC) - timedelta(seconds=600)).isoformat()
