@@ -194,7 +194,7 @@ ONLINE: dict[str, Changes] = {
         f"kdcl, {variant}": _together(method="kdcl", variant=variant, members=3)
         for variant in ("naive", "linear", "min_logit", "general")
     },
-    "one": _together(method="one", shared=["0", "2"], weight=_rising(1, 0.2)),
+    "one": _together(method="one", shared=["0", "1", "2", "3"], weight=_rising(1, 0.2)),
     "codistillation": _together(method="codistillation", members=2),
     "dml + kl": {"cohort": {"method": "dml", "members": 2}},
     "kdcl, general + kl": {"cohort": {"method": "kdcl", "variant": "general", "members": 3}},

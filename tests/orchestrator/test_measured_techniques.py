@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.techniques.catalogue import TECHNIQUES
 from benchmarks.techniques.lines import Lines, Run
 from benchmarks.techniques.runs import SPEC, Asked
 from benchmarks.techniques.table import table
+from examples.models import SmallCNN
 from orchestrator.load import load_spec
 from orchestrator.techniques import techniques
+from students.cohorts.sharing import Sharing
 
 ROOT = Path(__file__).parents[2]
 NOT_MEASURED = {"routing", "static"}
@@ -51,6 +54,15 @@ def test_generations_specialists_and_views_are_measured_too(asked: dict[str, Ask
 def test_every_entry_is_a_job_that_loads(asked: dict[str, Asked]) -> None:
     for one in asked.values():
         load_spec(ROOT / SPEC, one.overrides)
+
+
+def test_members_that_share_modules_can(asked: dict[str, Asked]) -> None:
+    together = [one.changes["cohort"] for one in asked.values() if "shared" in one.changes.get("cohort", {})]
+    members = [SmallCNN() for _ in range(3)]
+    for cohort in together:
+        Sharing(members, cohort["shared"]).check(members, torch.zeros(2, 1, 28, 28))
+
+    assert together
 
 
 def test_each_lone_student_has_a_row_and_that_of_most_techniques_comes_first(tmp_path: Path) -> None:
