@@ -23,8 +23,8 @@ class NotSharedError(SpecError):
     def __str__(self) -> str:
         return (
             f"cohort.shared: the module {self.path!r} {self.found}; expected one that all members call with the same "
-            "tensor, whose output none of them changes in place. Name a module that holds what stands around it too, "
-            "such as an nn.Sequential."
+            "tensor, whose output none of them changes in place. Name what stands before it too, or a module that "
+            "holds both, such as an nn.Sequential."
         )
 
 
