@@ -190,6 +190,5 @@ def test_a_real_head_is_fine_and_tells_its_room(ray_head: RayHead, monkeypatch: 
     assert (capacity.cpus, capacity.gpus, len(capacity.nodes)) == (8, 0, 1)
     # What Ray itself says of every node.
     assert {"memory", "object_store_memory"} <= set(capacity.nodes[0].special)
-    assert "ray.io/node-id" in capacity.nodes[0].labels
     assert check_cluster_address(ray_head.address).verdict == "OK"
     assert check_cluster_address("auto", {"TMPDIR": "/nowhere"}).verdict == "OK"
