@@ -11,7 +11,8 @@ from students.objectives.term import BatchTerm, Shapes
 if TYPE_CHECKING:
     import torch
 
-_LEAST_SQUARE = 1e-24
+LEAST_SQUARE = 1e-24
+"""Square of a length below which a vector has no direction."""
 
 
 class RelationTerm(Pair, BatchTerm):
@@ -42,7 +43,7 @@ def directions(values: "torch.Tensor") -> "torch.Tensor":
     """
     squares = values.square().sum(dim=-1, keepdim=True)
     # The inverse root of infinity is 0 and flat: what has no length moves nothing, instead of by one over an epsilon.
-    return values * squares.masked_fill(squares < _LEAST_SQUARE, float("inf")).rsqrt()
+    return values * squares.masked_fill(squares < LEAST_SQUARE, float("inf")).rsqrt()
 
 
 def cosines(vectors_ND: "torch.Tensor") -> "torch.Tensor":
