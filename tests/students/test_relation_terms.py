@@ -293,6 +293,16 @@ def test_a_batch_of_few_rows_has_a_finite_loss(term: BatchTerm, rows: int) -> No
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("apart", [1e-2, 1e-4])
+def test_the_angle_at_rows_that_lie_close_together_far_from_the_origin_is_not_lost_to_rounding(apart: float) -> None:
+    rows = outputs(1, rows=ROWS // 2)
+    student = torch.cat([rows, rows + apart * outputs(2, rows=ROWS // 2)]).float() + 10
+
+    found = value(RKDAngleTerm(**PAIR), student, taught(1).float())
+
+    assert found.item() == pytest.approx(angles(student.double().numpy(), taught(1).numpy()), rel=1e-6)
+
+
 def test_angles_are_the_same_however_few_anchors_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     term = RKDAngleTerm(**PAIR)
     found = []
