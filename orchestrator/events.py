@@ -133,24 +133,22 @@ def read_events(store: ObjectStore, run: str) -> Iterator[Event]:
 
 
 def follow_events(
-    store: ObjectStore, run: str, *, on_silence: Callable[[RunState], None], poll_s: float = _POLL_S
+    store: ObjectStore, run: str, *, on_silence: Callable[[RunState], bool], poll_s: float = _POLL_S
 ) -> Iterator[Event]:
     """Yield the events of the run at `<name>/<time>-<id>`, from the first one, as they come, until it is over.
 
-    `on_silence` is called whenever it has fallen silent: it may come back once its driver reaches the store again.
+    As long as it is silent, `on_silence` is asked at each look whether that is the end: it may come back once its
+    driver reaches the store again.
     """
-    number, was_silent = 0, False
+    number = 0
     while True:
         # Before its events: what is written between the two is read, or the run is not final yet.
         state = read_state(store, run)
         while store.exists(key := batch_key(f"runs/{run}", number)):
             yield from read_record(store, key, EventBatch).events
             number += 1
-        if state.is_over:
+        if state.is_over or (state.state == "silent" and on_silence(state)):
             return
-        if (is_silent := state.state == "silent") and not was_silent:
-            on_silence(state)
-        was_silent = is_silent
         time.sleep(poll_s)
 
 

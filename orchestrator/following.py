@@ -29,18 +29,30 @@ class RunLostError(EnvironmentFailure):
         )
 
 
-def tell_run(store: ObjectStore, state: RunState, file: TextIO, *, follow: bool) -> RunState:
+def tell_run(
+    store: ObjectStore,
+    state: RunState,
+    file: TextIO,
+    *,
+    follow: bool,
+    gives_up: Callable[[], bool] = lambda: False,
+) -> RunState:
     """Write what a run has said so far, or with `follow` until it has ended, and how it ended; return its last state.
 
     The lines are those that the run itself writes where it has no terminal, at the pace at which things happened.
+    `gives_up` is asked while it is silent, and may come back.
     """
+    told = set[str]()
 
-    def tell_silence(silent: RunState) -> None:
-        why = "its driver is gone, or it cannot reach the store and comes back when it can"
-        print(f"No sign of life since {silent.updated}: {why}.", file=file, flush=True)
+    def meet_silence(silent: RunState) -> bool:
+        if silent.updated not in told:
+            told.add(silent.updated)
+            why = "its driver is gone, or it cannot reach the store and comes back when it can"
+            print(f"No sign of life since {silent.updated}: {why}.", file=file, flush=True)
+        return gives_up()
 
     retelling = _Retelling(file, state)
-    follows = follow_events(store, state.run, on_silence=tell_silence) if follow else read_events(store, state.run)
+    follows = follow_events(store, state.run, on_silence=meet_silence) if follow else read_events(store, state.run)
     for event in follows:
         retelling.tell(event)
     last = read_state(store, state.run)

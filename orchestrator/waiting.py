@@ -26,21 +26,25 @@ def await_job(
     """Tell a submitted job run by run, as its cluster starts it anew up to `retries` times; return how the last ended.
 
     The first run is waited for without end, and each that follows one that failed for `within_s`: a cluster may give
-    up, or lose an attempt before its run begins.
+    up, or lose an attempt before its run begins. One that is silent has ended when the next one has begun.
     """
     state = await_run(store, name, submission_id, on_silence=on_silence, poll_s=poll_s)
-    ended: set[str] = set()
+    seen = {state.run}
+
+    def is_followed() -> bool:
+        return find_run(store, name, submission_id, _keys(seen)) is not None
+
     while True:
-        state = tell_run(store, state, file, follow=True)
-        ended.add(state.run)
-        if state.state == "done" or len(ended) > retries or is_asked_to_stop(store, state):
+        state = tell_run(store, state, file, follow=True, gives_up=is_followed)
+        if state.state == "done" or len(seen) > retries or is_asked_to_stop(store, state):
             return state
-        print(f"Attempt {len(ended)} of {retries + 1} has ended. Waiting for the next one.", file=file, flush=True)
-        following = _next_run(store, state, submission_id, ended, within_s=within_s, poll_s=poll_s)
+        print(f"Attempt {len(seen)} of {retries + 1} has ended. Waiting for the next one.", file=file, flush=True)
+        following = _next_run(store, state, submission_id, seen, within_s=within_s, poll_s=poll_s)
         if following is None:
             print(f"No other attempt has begun within {within_s:g} s.", file=file, flush=True)
             return state
         state = following
+        seen.add(state.run)
 
 
 def exit_code_by_store(store: ObjectStore, name: str, submission_id: str, file: TextIO) -> int | None:
@@ -59,11 +63,10 @@ def exit_code_by_store(store: ObjectStore, name: str, submission_id: str, file: 
 
 
 def _next_run(
-    store: ObjectStore, last: RunState, submission_id: str, ended: set[str], *, within_s: float, poll_s: float
+    store: ObjectStore, last: RunState, submission_id: str, seen: set[str], *, within_s: float, poll_s: float
 ) -> RunState | None:
     """Return the run after `last`, or that one if it was taken for lost and is not."""
-    others = {f"runs/{run}/state.json" for run in ended}
-    deadline_s = time.monotonic() + within_s
+    others, deadline_s = _keys(seen), time.monotonic() + within_s
     while (state := find_run(store, last.name, submission_id, others)) is None:
         if last.state == "lost" and (again := read_state(store, last.run)).state != "lost":
             return again
@@ -71,3 +74,7 @@ def _next_run(
             return None
         time.sleep(poll_s)
     return state
+
+
+def _keys(runs: set[str]) -> set[str]:
+    return {f"runs/{run}/state.json" for run in runs}

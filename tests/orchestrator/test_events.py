@@ -420,9 +420,17 @@ class TestFollowing:
         assert list(follow_events(store, "job/1", on_silence=_fail, poll_s=0.001)) == []
         assert read_run(store, "job").remark == f"no sign of life since {state.updated}"
 
+    def test_a_silent_run_is_given_up_by_whoever_says_so(self, store: DirectoryStore) -> None:
+        put_state(store, "job/1", started=ago(900), state="running", updated=ago(600))
+        assert list(follow_events(store, "job/1", on_silence=lambda state: True, poll_s=3600)) == []
+
     def test_a_run_that_is_silent_for_ten_minutes_is_followed_on(self, store: DirectoryStore) -> None:
         put_state(store, "job/1", started=ago(900), state="running", updated=ago(600))
         silences = list[RunState]()
+
+        def note(silent: RunState) -> bool:
+            silences.append(silent)
+            return False
 
         class Back(DirectoryStore):
             """Where the driver is heard of again after some looks, falls silent once more, and ends."""
@@ -436,8 +444,9 @@ class TestFollowing:
                     put_state(store, "job/1", started=ago(900), **({"state": "running"} | keys))
                 return super().get(key)
 
-        assert list(follow_events(Back(Path(store.uri)), "job/1", on_silence=silences.append, poll_s=0.001)) == []
-        assert [state.state for state in silences] == ["silent", "silent"]
+        assert list(follow_events(Back(Path(store.uri)), "job/1", on_silence=note, poll_s=0.001)) == []
+        assert {state.state for state in silences} == {"silent"}
+        assert len({state.updated for state in silences}) == 2
 
 
 class TestFinding:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from cluster.identity import canonical_json
 from cluster.storage.directory import DirectoryStore
 from cluster.storage.protocol import ObjectStat, StoreUnreachableError
-from orchestrator.events import RunState, request_stop
+from orchestrator.events import SILENT_AFTER_S, RunState, request_stop
 from orchestrator.following import RunLostError
 from orchestrator.waiting import await_job, exit_code_by_store
 
@@ -88,6 +88,13 @@ def test_an_attempt_that_was_taken_for_lost_is_followed_on_when_it_is_heard_of_a
     state, lines = awaited(Unfolding(tmp_path, lost, again), retries=1)
     assert (state.run, state.state) == ("job/1", "done")
     assert lines[0] == f"Lost: no sign of life since {LONG_AGO}."
+
+
+def test_an_attempt_that_is_silent_has_ended_when_the_next_one_begins(tmp_path: Path) -> None:
+    fell_silent = (datetime.now(UTC) - timedelta(seconds=SILENT_AFTER_S + 30)).isoformat()
+    state, lines = awaited(Unfolding(tmp_path, run(1, "running", updated=fell_silent), DONE), retries=2)
+    assert state.run == "job/3"
+    assert [line.split(" ")[0] for line in lines] == ["No", "Silent:", "Attempt", "Done."]
 
 
 @pytest.mark.parametrize(("state", "code"), [(DONE, 0), (FAILED, 6), (EVICTED, 143)])
