@@ -22,6 +22,8 @@ _ENVIRONMENT = {
     # An elastic group that has lost a node asks for as many workers as before until it has waited for so long.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Threads of Ray Serve outlive the session, and would connect again to whatever cluster they find.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }

@@ -70,6 +70,7 @@ def hosted(
     ray.get(lifeline.__ray_ready__.remote())
     setups = [replace(setup, lifeline=f"coffey-{token}") for setup in setups]
     names = {f"coffey-{token}-{setup.config.name}": setup for setup in setups}
+    handles: list[DeploymentHandle] = []
     try:
         targets = [
             serve.RunTarget(application(setup), name=name, route_prefix=None, logging_config=_QUIET)
@@ -83,6 +84,8 @@ def hosted(
             raise _start_error(names, error) from error
         yield {setup.config.name: handle for setup, handle in zip(setups, handles, strict=True)}
     finally:
+        for handle in handles:
+            handle.shutdown()  # a thread tells of its requests every second, long after the connection has ended
         for name in names:
             serve.delete(name, _blocking=False)
         ray.kill(lifeline)

@@ -10,6 +10,7 @@ pytest_plugins = ["tests.fixtures.s3_servers", "tests.fixtures.ray_head"]
 
 # Ray reads these when it is imported, by whichever test is first, and never again.
 os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", TOKEN
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # as a session has it
 
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
