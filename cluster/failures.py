@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.errors import CoffeyError
+from cluster.errors import CoffeyError, excerpt
 from cluster.redaction import redacted
 
 _WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__")
@@ -39,11 +39,21 @@ def reason_of(error: BaseException) -> str:
     own = own_error(error)
     if own is not None:
         return redacted(str(own))
-    if isinstance(cause := getattr(error, "cause", None), BaseException):
-        return reason_of(cause)
+    if inside := _what_happened(error):
+        return reason_of(inside)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     # The last line of a traceback begins with the name of the error.
-    return redacted(lines[-1] if isinstance(error, RedactedError) else f"{type(error).__name__}: {lines[-1]}")
+    return excerpt(redacted(lines[-1] if isinstance(error, RedactedError) else f"{type(error).__name__}: {lines[-1]}"))
+
+
+def _what_happened(error: BaseException) -> BaseException | None:
+    """Return the error that Ray or Ray Train wrapped; of several workers' that of one that died, or else the last."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    # Those that a worker leaves behind fail too, for want of it.
+    died = [failure for failure in failures if hasattr(failure, "health_check_failure")]
+    found = [getattr(error, name, None) for name in ("cause", "controller_failure", "health_check_failure")]
+    found += (died or failures)[-1:]
+    return next((item for item in found if isinstance(item, BaseException)), None)
 
 
 def causes(error: BaseException | None, depth: int = 8) -> Iterator[BaseException]:

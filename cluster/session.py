@@ -115,7 +115,7 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Cap
             with noise_in(Path(folder, "ray.log")):
                 logs = _start(cpus) if address is None else _join(address)
         except Exception as error:  # Ray raises the bare class when a node does not start in time
-            raise ClusterUnreachableError(address, f"{type(error).__name__}: {error}") from error
+            raise ClusterUnreachableError(address, f"{type(error).__name__}: {error}".rstrip(". ")) from error
         job = ray.get_runtime_context().get_job_id()
         logs = logs or Path(folder)
         writable = logs if os.access(logs, os.W_OK) else Path(folder)

@@ -38,7 +38,10 @@ def check_dashboard(address: str) -> tuple[tuple[Finding, ...], Dashboard | None
     try:
         dashboard = enter_dashboard(address, allow_open=False)
     except DashboardUnreachableError as error:
-        fix = "Check the address, and that the cluster runs (`ray status`)."
+        fix = (
+            "Check the address (port 8265 of the cluster's head, unless it was started with another), and that the "
+            "cluster runs (`ray status`)."
+        )
         return (failure(_CHECK, f"no Ray dashboard answers: {error.reason}", fix),), None
     except OpenDashboardError as error:
         found = "answers without a token, so anybody on the network can run code there"

@@ -96,9 +96,13 @@ def _reach(patient: Patient) -> "str | Concern":
         patient.store.exists(patient.key("none"))
     except AccessDenied:
         return "it answers"  # and what it refuses, the checks that follow tell apart
-    if Path(patient.store.uri) in patient.missing:
-        return Concern("there is no such directory yet; the first job makes it")
-    return "it answers"
+    place = Path(patient.store.uri)
+    if place not in patient.missing:
+        return "it answers"
+    if place.parent not in patient.missing:
+        return "there is no such directory yet; the first job makes it"
+    # A job makes all that is missing, of a path that was mistyped too.
+    return Concern(f"there is no such directory, nor {place.parent}; the first job makes both")
 
 
 def _write(patient: Patient) -> str:

@@ -1,5 +1,6 @@
 """`doctor`: whether this machine, the cluster and the store are fit for a job."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,8 @@ def doctor(
     else:
         for checkup in checkups:
             _print_checkup(checkup)
+        verdicts = Counter(it.verdict for checkup in checkups for it in checkup.findings)
+        print(", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("OK", "WARN", "FAIL")))
     raise typer.Exit(code)
 
 

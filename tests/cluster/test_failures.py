@@ -13,6 +13,7 @@ from typing import TypeVar
 import pydantic
 import pytest
 from ray.exceptions import RayTaskError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 import cluster
@@ -30,6 +31,7 @@ from teachers.weights import ClassMapError
 ClassT = TypeVar("ClassT")
 
 OURS = ShardCorruptError("store/a.arrow", "3 bytes", "4 bytes")
+DIED = WorkerHealthCheckFailedError("A worker health check failed.", RuntimeError("its process has died"))
 
 
 def raised_from(error: Exception, cause: BaseException) -> Exception:
@@ -95,8 +97,13 @@ def test_errors_that_cause_each_other_come_to_an_end() -> None:
         (RuntimeError("first\n  second  \n\n"), "RuntimeError: second"),
         (as_ray_raises(ValueError("no such thing")), "ValueError: no such thing"),
         (RayTaskError("task", "Traceback", KeyError("label")), "KeyError: 'label'"),
+        (WorkerGroupError("[Rank 0 Error Snippet]:\ncut", {0: KeyError("label")}), "KeyError: 'label'"),
+        (WorkerGroupError("cut", {0: DIED, 1: ValueError("lost its peer")}), "RuntimeError: its process has died"),
+        (ControllerError(KeyError("label")), "KeyError: 'label'"),
+        (WorkerGroupError("no worker has a reason", {}), "WorkerGroupError: no worker has a reason"),
+        (ValueError("x" * 5000), f"ValueError: {'x' * 388}…"),
     ],
-    ids=str,
+    ids=lambda found: str(found)[:40],
 )
 def test_any_other_error_is_told_by_its_kind_and_its_last_line(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason

@@ -36,7 +36,10 @@ def test_without_arguments_this_machine_is_told_line_by_line(
         *("shared memory", "open files", "ports", "authentication", "environment", "clock"),
     ]
     assert exit_code_of(["doctor"]) == 0
-    assert "a free port of 127.0.0.1 was listened on and reached" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "a free port of 127.0.0.1 was listened on and reached" in said
+    verdicts = [it["verdict"] for it in found_in(told, "this machine").values()]
+    assert said.splitlines()[-1] == f"{verdicts.count('OK')} OK, {verdicts.count('WARN')} WARN, 0 FAIL"
     assert not list(tmp_path.iterdir())
 
 
@@ -76,15 +79,25 @@ def test_a_good_store_is_told_line_by_line(tmp_path: Path, capsys: pytest.Captur
     assert not list(tmp_path.iterdir())
 
 
-def test_a_directory_that_is_not_there_is_a_warning_and_is_not_left_behind(
+def test_a_directory_that_is_not_there_yet_is_not_left_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = answer(capsys, "doctor", "--store", str(tmp_path / "home" / "typo"))
+    told = answer(capsys, "doctor", "--store", str(tmp_path / "store"))
+
+    verdicts = {name: (it["verdict"], it["found"]) for name, it in found_in(told, "store").items()}
+    assert verdicts["reach"] == ("OK", "there is no such directory yet; the first job makes it")
+    assert verdicts["write"] == ("OK", "an object was written")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_whose_place_is_not_there_either_may_be_mistyped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = answer(capsys, "doctor", "--store", str(tmp_path / "typo" / "store"))
 
     assert told["exit_code"] == 0
-    verdicts = {name: (it["verdict"], it["found"]) for name, it in found_in(told, "store").items()}
-    assert verdicts["reach"] == ("WARN", "there is no such directory yet; the first job makes it")
-    assert verdicts["write"] == ("OK", "an object was written")
+    reach = found_in(told, "store")["reach"]
+    assert (reach["verdict"], str(tmp_path / "typo") in reach["found"]) == ("WARN", True)
     assert not list(tmp_path.iterdir())
 
 
@@ -105,7 +118,7 @@ def test_a_job_names_its_store_and_what_it_asks_for(
     shutil.copy(STARTER, "job.yaml")
     told = answer(capsys, "doctor", "job.yaml", "--set", "store=./here")
     assert found_in(told, "job my-first-job")["room"]["verdict"] == "OK"
-    assert found_in(told, f"store {tmp_path / 'here'}")["reach"]["verdict"] == "WARN"
+    assert found_in(told, f"store {tmp_path / 'here'}")["reach"]["verdict"] == "OK"
 
     many = ("--set", "cluster.cpus=1", "--set", "train.workers=2", "--store", "./there")
     too_large = answer(capsys, "doctor", "job.yaml", *many, code=3)
