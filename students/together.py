@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.errors import CoffeyError, TrainingError
 from cluster.failures import own_error, reason_of, redacting
-from cluster.storage.patience import open_patiently
+from cluster.storage.patience import longest_outage_s, open_patiently
 from cluster.tasks import here
 from students.divergence import TrainingDivergedError
 from students.group import Together
@@ -60,12 +60,18 @@ class WorkersLateError(TrainingError):
 
 
 def train_side_by_side(
-    store_uri: str, groups: Sequence[Sequence[TrainingTask]], execution: Execution, config: TrainConfig
+    store_uri: str,
+    groups: Sequence[Sequence[TrainingTask]],
+    execution: Execution,
+    config: TrainConfig,
+    *,
+    is_abandoned: Callable[[], bool] = lambda: False,
 ) -> None:
     """Carry out the trainings of each group in order, every group on workers of its own, all at the same time.
 
     Their records are in the store afterwards. As soon as one group fails this ends; the others then last as long as
-    this process.
+    this process. Once it `is_abandoned` nothing is asked of Ray any more, which ends a process that does so when the
+    connection is closed.
 
     Raises:
         WorkersLateError: the workers of a group were not there for `execution.start_timeout_s`.
@@ -91,6 +97,8 @@ def train_side_by_side(
         try:
             error = ended.get(timeout=_WATCH_S)
         except Empty:
+            if is_abandoned():
+                return
             absent_s = max(ray.get([register.absent_s.remote() for register in registers]))
             if absent_s > execution.start_timeout_s:
                 asked = f"{config.min_workers} workers, each with {config.resources},"
@@ -121,9 +129,9 @@ def _train_together(
                 "execution": execution,
                 "register": register,
             },
-            # A worker waits in an exchange for as long as another may wait for its labels, again after an outage of the
-            # store, and some more.
-            torch_config=TorchConfig(timeout_s=2 * int(execution.labels_timeout_s) + 1800),
+            # A worker waits in an exchange for as long as another may wait for its labels, for an outage of the store,
+            # again for the labels after it, and some more.
+            torch_config=TorchConfig(timeout_s=2 * int(execution.labels_timeout_s) + int(longest_outage_s()) + 900),
             scaling_config=_scaling(config),
             run_config=ray.train.RunConfig(
                 # A name of its own: under the name of an earlier run Ray Train would try to restore that.

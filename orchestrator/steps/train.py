@@ -1,6 +1,7 @@
 """Train: the distilled student, every seed, on the workers of one Ray Train start; or one generation before it."""
 
 import asyncio
+import threading
 import time
 
 from cluster.daemons import aside
@@ -39,6 +40,7 @@ class Training:
     ) -> None:
         self._context, self.planned, self._tasks = context, planned, tasks
         self._groups = groups_of(tasks) if side_by_side else (tasks,)
+        self._abandoned = threading.Event()
 
     @property
     def is_trained(self) -> bool:
@@ -55,10 +57,13 @@ class Training:
         self._context.started(self.planned)
         # Aside: if labelling fails, this process must be able to end while Ray Train still waits for labels.
         training = asyncio.ensure_future(aside(self._work))
-        while not (await asyncio.wait({training}, timeout=_POLL_S))[0]:
-            if (note := await aside(self._note)) is not None:
-                self._context.advanced(self.planned.name, None, note)
-        await training
+        try:
+            while not (await asyncio.wait({training}, timeout=_POLL_S))[0]:
+                if (note := await aside(self._note)) is not None:
+                    self._context.advanced(self.planned.name, None, note)
+            await training
+        finally:
+            self._abandoned.set()
         rows = await aside(lambda: self._rows_of(missing))
         self._context.finished(self.planned, seconds=time.monotonic() - started_s, rows=rows)
 
@@ -92,7 +97,7 @@ class Training:
         )
         for task in (task for group in self._groups for task in group if task.membership is not None):
             forget_life(self._context.store, task)
-        train_side_by_side(self._context.store.uri, self._groups, execution, train)
+        train_side_by_side(self._context.store.uri, self._groups, execution, train, is_abandoned=self._abandoned.is_set)
 
     def _note(self) -> str | None:
         """Return how far the first training is that is not done, in words."""

@@ -123,7 +123,9 @@ def test_a_student_follows_labels_that_another_run_writes_and_ends_as_one_that_h
 ) -> None:
     job, store, training_began = context.job, context.store, threading.Event()
 
-    def train_here(store_uri: str, groups: Sequence[Sequence[TrainingTask]], execution: Execution, _: object) -> None:
+    def train_here(
+        store_uri: str, groups: Sequence[Sequence[TrainingTask]], execution: Execution, _: object, **_more: object
+    ) -> None:
         training_began.set()
         for task in itertools.chain.from_iterable(groups):
             train(open_store(store_uri), task, execution, Alone())

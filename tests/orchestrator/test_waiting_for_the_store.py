@@ -112,7 +112,7 @@ def test_a_note_that_the_store_keeps_waiting_holds_up_nobody(
     tasks, inner, notes = context.job.students, context.store, list[str]()
     store = Hanging(inner, lambda name, key: name == "exists" and key == tasks[0].progress_key)
 
-    def train(_uri: str, groups: Sequence[Sequence[TrainingTask]], *_others: object) -> None:
+    def train(_uri: str, groups: Sequence[Sequence[TrainingTask]], *_others: object, **_more: object) -> None:
         assert store.asked.wait(timeout=30)
         for task in (task for group in groups for task in group):
             facts: dict[str, Any] = {"identity": task.identity, "weights_key": "w", "weights_digest": "0" * 64}
