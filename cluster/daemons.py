@@ -38,7 +38,11 @@ def for_each(work: Callable[[ItemT], object], items: Iterable[ItemT], *, num_thr
                 item = left.popleft()
             except IndexError:
                 return
-            work(item)
+            try:
+                work(item)
+            except BaseException:
+                left.clear()  # nobody asks for the rest any more
+                raise
 
     for thread in [begin(go_on) for _ in range(min(num_threads, len(left)))]:
         thread.result()

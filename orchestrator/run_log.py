@@ -138,7 +138,8 @@ class RunLog:
                     self._write_to(self._store)
                 if not is_stopping and time.monotonic() - looked_s >= self._heartbeat_s:
                     looked_s = time.monotonic()
-                    if is_stopping := is_asked_to_stop(self._store, self.state):
+                    is_stopping = is_asked_to_stop(self._store, self.state)
+                    if is_stopping and not self._closed.is_set():
                         self._note(Event(at=now(), event="said", message="Somebody asked this run to stop."))
                         self._on_stop()
             except StoreUnreachableError:

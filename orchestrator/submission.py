@@ -150,7 +150,7 @@ def render_launcher(job: JobSpec, part: Part = "all") -> tuple[str, tuple[str, .
     if config is None:
         raise SectionMissingError("ray-up", "cluster.launcher", "provider")
     pools = pools_of(job, part)
-    tree = launcher_cluster(config, name=job.name, pools=pools).tree()
+    tree = launcher_cluster(config, name=job.name if part == "all" else f"{job.name}-{part}", pools=pools).tree()
     refuse_secrets(tree, "cluster")
     return dump_yaml(tree), () if config.is_local else told_of_growth(job, pools)
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from cluster.errors import StorageError
+from cluster.errors import AccessDenied, StorageError
+from cluster.storage.lull import Lull
 from cluster.storage.protocol import ObjectStore
 from orchestrator.events import RunState, is_asked_to_stop, read_state
 from orchestrator.following import await_run, exit_code_of_run, find_run, tell_run
@@ -55,7 +56,7 @@ def exit_code_by_store(store: ObjectStore, name: str, submission_id: str, file: 
     """
     try:
         state = find_run(store, name, submission_id, set())
-    except StorageError:  # whose store this machine does not reach it cannot tell either
+    except (StorageError, AccessDenied):  # a store that this machine may not ask, or does not reach, tells nothing
         return None
     if state is None:
         return None
@@ -66,11 +67,11 @@ def _next_run(
     store: ObjectStore, last: RunState, submission_id: str, seen: set[str], *, within_s: float, poll_s: float
 ) -> RunState | None:
     """Return the run after `last`, or that one if it was taken for lost and is not."""
-    others, deadline_s = _keys(seen), time.monotonic() + within_s
-    while (state := find_run(store, last.name, submission_id, others)) is None:
+    others, lull = _keys(seen), Lull(within_s)
+    while (state := lull.look(lambda: find_run(store, last.name, submission_id, others))) is None:
         if last.state == "lost" and (again := read_state(store, last.run)).state != "lost":
             return again
-        if time.monotonic() > deadline_s:
+        if lull.is_over:
             return None
         time.sleep(poll_s)
     return state

@@ -44,7 +44,7 @@ class Awaited:
         while not lull.look(partial(has_round, store, self.peer, self.number)):
             if lull.is_over:
                 found = lull.look(partial(self._signs_of_life, store))
-                if found != seen or not has_begun(store, self.peer):
+                if found != seen or not lull.look(partial(has_begun, store, self.peer)):
                     lull.begin()
                 elif lull.is_over:
                     raise self._late(store, timeout_s)

@@ -120,7 +120,7 @@ def _workers(config: KubernetesConfig, pool: Pool, env: Mapping[str, str]) -> Wo
 
 
 def _special(pool: Pool) -> dict[str, str]:
-    for name in pool.custom:
+    for name in pool.special:
         if not _EXPRESSIBLE.fullmatch(name) or _MISREAD.search(name.lower()):
             raise ResourceMisreadError(name)
     return {name: str(amount) for name, amount in pool.special.items()}

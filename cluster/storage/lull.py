@@ -6,12 +6,14 @@ from typing import TypeVar
 
 _OUTAGE_S = 30.0
 """A look that takes longer meets a store that does not answer: a listing of 100,000 keys takes a fifth of that."""
+_PROMPT_S = 1.0
+"""What a store that works answers within: such looks are part of the time, however many there are."""
 
 AnswerT = TypeVar("AnswerT")
 
 
 class Lull:
-    """A time-out that no outage uses up: only the time between looks at the store counts.
+    """A time-out that no outage uses up: looks at a store that does not answer do not count.
 
     After an outage it begins anew. Those who write suffered it too, and need their time once it is over.
     """
@@ -36,6 +38,6 @@ class Lull:
         took_s = self._clock_s() - asked_s
         if took_s > _OUTAGE_S:
             self.begin()
-        else:
+        elif took_s > _PROMPT_S:
             self._deadline_s += took_s
         return answer

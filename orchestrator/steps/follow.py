@@ -28,7 +28,7 @@ def await_labels(
     """
     inspection, timeout_s = context.inspect(), context.job.spec.cluster.labels_timeout_s
     least, lull = None, Lull(timeout_s, clock_s=clock_s)
-    while missing := lull.look(partial(_missing, inspection, records)):
+    while missing := _missing(inspection, records, lull):
         left = sum(len(numbers) for _, numbers in missing)
         if least is None:
             context.said(f"waits for labels of {', '.join(dict.fromkeys(record.teacher for record, _ in missing))}")
@@ -41,5 +41,9 @@ def await_labels(
         pause(_POLL_S)
 
 
-def _missing(inspection: Inspection, records: Sequence[LabelSetRecord]) -> list[tuple[LabelSetRecord, list[int]]]:
-    return [(record, numbers) for record in records if (numbers := inspection.missing(record))]
+def _missing(
+    inspection: Inspection, records: Sequence[LabelSetRecord], lull: Lull
+) -> list[tuple[LabelSetRecord, list[int]]]:
+    # One look for each, or many label sets would take as long as an outage.
+    found = [(record, lull.look(partial(inspection.missing, record))) for record in records]
+    return [(record, numbers) for record, numbers in found if numbers]

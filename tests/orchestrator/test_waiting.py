@@ -9,7 +9,7 @@ import pytest
 
 from cluster.identity import canonical_json
 from cluster.storage.directory import DirectoryStore
-from cluster.storage.protocol import ObjectStat, StoreUnreachableError
+from cluster.storage.protocol import ObjectStat, StoreDeniedError, StoreUnreachableError
 from orchestrator.events import SILENT_AFTER_S, RunState, request_stop
 from orchestrator.following import RunLostError
 from orchestrator.waiting import await_job, exit_code_by_store
@@ -112,6 +112,10 @@ def test_a_store_without_a_run_of_the_job_or_out_of_reach_tells_nothing(tmp_path
         def list(self, prefix: str) -> Iterator[ObjectStat]:
             raise StoreUnreachableError(self.uri, "list", "no route to it")
 
+    class Closed(DirectoryStore):
+        def list(self, prefix: str) -> Iterator[ObjectStat]:
+            raise StoreDeniedError(self.uri, "list", "not yours")
+
     of_another = run(1, "done", job=None)
-    for store in (Unfolding(tmp_path), Unfolding(tmp_path, of_another), Gone(tmp_path)):
+    for store in (Unfolding(tmp_path), Unfolding(tmp_path, of_another), Gone(tmp_path), Closed(tmp_path)):
         assert exit_code_by_store(store, "job", JOB, io.StringIO()) is None
