@@ -51,7 +51,14 @@ def main() -> NoReturn:
     for package in ("cluster", "teachers", "students", "orchestrator"):
         importlib.import_module(package)
     sys.path.insert(0, os.getcwd())
-    sys.exit(exit_code_of(sys.argv[1:]))
+    code = exit_code_of(sys.argv[1:])
+    if code:
+        # What was broken off may have left threads inside Ray, whose code does not survive the end of the interpreter:
+        # it crashes then, and the code that was meant is lost.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def exit_code_of(arguments: Sequence[str]) -> int:
