@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,14 +23,9 @@ from tests.simulation.workers import WorkerKills, kill_workers
 
 NODES, CPUS = 2, 2
 """One replica, or one worker, fills a node."""
-_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": TOKEN,
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # A node that is gone is missed after three seconds, and not after a quarter of a minute.
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-}
+HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+"""Environment of a cluster that misses a node after three seconds, and not after a quarter of a minute."""
+_ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0", **HEALTH_CHECKS}
 _STORE_BYTES = 100 * 1024 * 1024
 _ROOT = Path(__file__).parents[2]
 
@@ -48,43 +44,71 @@ class NodeKills:
 
 
 class SimulatedNodes:
-    """A head that runs nothing but Ray and the driver, and nodes that come and go."""
+    """A head, on which drivers run, and nodes that come and go."""
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
+
+    @property
+    def address(self) -> str:
+        """Of the cluster, where drivers connect."""
+        return str(self._cluster.address)
+
+    @property
+    def count(self) -> int:
+        """Nodes beside the head."""
+        return len(self._cluster.worker_nodes)
 
     def add(self, count: int = 1, *, cpus: int = CPUS) -> None:
         """Let nodes join."""
         for _ in range(count):
             self._cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES, include_dashboard=False)
 
-    def replace_node_of(self, pid: int) -> None:
-        """End the node on which a process runs, without a word, and let another one join."""
+    def lose_node_of(self, pid: int) -> None:
+        """End the node on which a process runs, without a word."""
         parent = psutil.Process(pid).ppid() if psutil.pid_exists(pid) else None
         for node in self._cluster.worker_nodes:
             (raylet,) = node.all_processes["raylet"]
             if raylet.process.pid == parent:
                 self._cluster.remove_node(node, allow_graceful=False)
-                self.add()
                 return
         raise ProcessLookupError(pid)
+
+    def replace_node_of(self, pid: int) -> None:
+        """End the node on which a process runs, without a word, and let another one join."""
+        self.lose_node_of(pid)
+        self.add()
+
+    def clear(self) -> None:
+        """End all nodes but the head."""
+        for node in list(self._cluster.worker_nodes):
+            self._cluster.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
+def simulated_head(*, cpus: int = 0) -> Iterator[SimulatedNodes]:
+    """Run a cluster of one node; its token is that of this process."""
+    from ray.cluster_utils import Cluster  # reads the environment when it is imported
+
+    # Ray's sockets lie in its folder, and the path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="cf", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        head = {"num_cpus": cpus, "object_store_memory": _STORE_BYTES, "temp_dir": f"{folder}/ray"}
+        cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+        try:
+            yield SimulatedNodes(cluster)
+        finally:
+            cluster.shutdown()
 
 
 @contextmanager
 def simulated_nodes(count: int = NODES, *, cpus: int = CPUS) -> Iterator[SimulatedNodes]:
-    """Run a cluster that this process is connected to; its environment has to be what `environment` returns."""
-    from ray.cluster_utils import Cluster  # reads the environment when it is imported
+    """Run a cluster that this process is connected to, with a head on which there is no room for anything else.
 
-    head = {"num_cpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        # While there is only the head: a driver may join any node of its machine, and has to outlive the others.
-        with ray_session(str(cluster.address)):
-            nodes = SimulatedNodes(cluster)
-            nodes.add(count, cpus=cpus)
-            yield nodes
-    finally:
-        cluster.shutdown()
+    The environment of the process has to be what `environment` returns.
+    """
+    with simulated_head() as nodes, ray_session(nodes.address):
+        nodes.add(count, cpus=cpus)
+        yield nodes
 
 
 def environment() -> dict[str, str]:
