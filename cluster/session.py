@@ -27,8 +27,9 @@ _ENVIRONMENT = {
 }
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 """Memory for Ray's objects on a cluster that is started here."""
-# For a cluster of our own: nobody enters without the token, and workers that train meet on loopback.
-_LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "token", "GLOO_SOCKET_IFNAME": "lo"}
+# For a cluster of our own: nobody enters without the token, workers that train meet on loopback, and no numbers are
+# told to whoever asks for them: Prometheus would, without a token.
+_LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "token", "GLOO_SOCKET_IFNAME": "lo", "RAY_enable_metrics_collection": "0"}
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": False}
 
 

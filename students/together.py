@@ -11,7 +11,7 @@ import ray
 import ray.exceptions
 import ray.train
 from ray.train import UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.errors import CoffeyError, TrainingError
@@ -22,6 +22,7 @@ from students.divergence import TrainingDivergedError
 from students.group import Together
 from students.loop import train
 from students.register import Register
+from students.rendezvous import MeetingConfig
 from students.spec import TrainConfig
 from students.task import Execution, TrainingTask
 
@@ -122,7 +123,7 @@ def _train_together(
                 "register": register,
             },
             # A worker waits in an exchange for as long as another may wait for its labels, and some more.
-            torch_config=TorchConfig(timeout_s=int(execution.labels_timeout_s) + 1800),
+            torch_config=MeetingConfig(timeout_s=int(execution.labels_timeout_s) + 1800),
             scaling_config=_scaling(config),
             run_config=ray.train.RunConfig(
                 # A name of its own: under the name of an earlier run Ray Train would try to restore that.
