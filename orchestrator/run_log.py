@@ -45,7 +45,7 @@ class RunLog:
         self._events: list[Event] = []
         self._batch: tuple[Event, ...] = ()
         self._num_batches = 0
-        self._refusal: CoffeyError | None = None
+        self._refusal: Exception | None = None
         self._noting, self._writing = threading.Lock(), threading.Lock()
         self._noted, self._closed = threading.Event(), threading.Event()
         self.flush()
@@ -62,7 +62,7 @@ class RunLog:
         Of what an outage holds up the least is dropped once it is too much: how far a step was on its way.
 
         Raises:
-            CoffeyError: the store has refused what came before.
+            Exception: what writing met before, such as a store that refuses.
         """
         self._note(event.model_copy(update={"message": redacted(event.message)}))
         if (refusal := self._refusal) is not None:
@@ -144,7 +144,7 @@ class RunLog:
                         self._on_stop()
             except StoreUnreachableError:
                 continue  # whether a run outlives an outage is for those to say who need an answer
-            except CoffeyError as error:
+            except Exception as error:  # a writer that died of it would leave a run that works looking lost
                 self._refusal = error  # for the next event, in a thread that can end the run
 
 

@@ -32,8 +32,11 @@ def await_job(
     state = await_run(store, name, submission_id, on_silence=on_silence, poll_s=poll_s)
     seen = {state.run}
 
+    others = set[str]()
+
     def is_followed() -> bool:
-        return find_run(store, name, submission_id, _keys(seen)) is not None
+        others.update(_keys(seen))
+        return find_run(store, name, submission_id, others) is not None
 
     while True:
         state = tell_run(store, state, file, follow=True, gives_up=is_followed)

@@ -176,6 +176,8 @@ def _wait_on_cluster(job: "JobSpec", address: str, submission_id: str, file: Tex
         _tell(f"coffey: the log broke off ({error}). Waiting for the job to end.")
     try:
         return jobs.wait(address, submission_id)
+    except jobs.JobNotStartedError:
+        raise  # the cluster answers, and knows why
     except (EnvironmentFailure, AccessDenied, jobs.JobUnknownError) as error:
         _tell(f"coffey: {error}\nLooking into the store {job.store}.")
         code = exit_code_by_store(open_store(job.store), job.name, submission_id, file)
